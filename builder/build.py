@@ -1,0 +1,99 @@
+"""`xtar build`: census, workers, writer and output put together."""
+
+from __future__ import annotations
+
+import os
+import resource
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from xtarfs.errors import BuildError, UsageError
+
+from .compress import Settings
+from .links import LinkTable
+from .output import Output
+from .scan import Census, Scanner, Selection, take_census
+from .write import ArchiveWriter, Result
+
+
+@dataclass(slots=True)
+class Options:
+    """How to build. jobs: worker threads, 0 for one per processor. work_dir: where temporary data goes."""
+
+    settings: Settings = field(default_factory=Settings)
+    selection: Selection = field(default_factory=Selection)
+    jobs: int = 0
+    work_dir: str = ""
+    force: bool = False
+
+
+def build(
+    source: str,
+    destination: str,
+    options: Options,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Result:
+    """Writes the directory `source` as the archive `destination`, which appears only when it is complete.
+
+    progress(bytes done, bytes in all) is called as files are stored. Files that cannot be read are named in the
+    result. Raises UsageError and BuildError, nothing being left under `destination` then.
+    """
+    result = Result()
+    work_dir = options.work_dir or tempfile.gettempdir()
+    if not os.path.isdir(work_dir):
+        raise UsageError(f"{work_dir}: is not a directory; give --work-dir a folder for temporary data")
+    _raise_file_limit()
+    links = LinkTable(work_dir)
+    jobs = options.jobs or len(os.sched_getaffinity(0))
+    try:
+        with Output(destination, force=options.force) as out, ThreadPoolExecutor(jobs) as pool:
+            own = {out.identity} | _identity(destination)
+            census = take_census(Scanner(source, options.selection, _ignore, _ignore, own), links)
+            scanner = Scanner(source, options.selection, result.problem, result.notice, own)
+            done = 0
+
+            def advance(size: int) -> None:
+                nonlocal done
+                done += size
+                progress(done, census.bytes)
+
+            writer = ArchiveWriter(out, pool, jobs, options.settings, links, census, result, work_dir, advance)
+            writer.write(scanner.steps(), source)
+            result.excluded = scanner.excluded
+            out.commit()
+    except OSError as error:
+        raise BuildError(f"{destination}: not written: {error.strerror or error}") from None
+    finally:
+        links.close()
+    return result
+
+
+def survey(source: str, options: Options) -> tuple[Census, Result]:
+    """What `build` would store, for a dry run: reads names and attributes only."""
+    result = Result()
+    links = LinkTable(options.work_dir or tempfile.gettempdir())
+    scanner = Scanner(source, options.selection, result.problem, result.notice, set())
+    census = take_census(scanner, links)
+    links.close()
+    result.excluded = scanner.excluded
+    return census, result
+
+
+def _ignore(path: bytes, reason: str) -> None:
+    """The census says nothing: the build meets the same things again and reports them."""
+
+
+def _identity(path: str) -> set[tuple[int, int]]:
+    try:
+        attributes = os.stat(path)
+    except OSError:
+        return set()
+    return {(attributes.st_dev, attributes.st_ino)}
+
+
+def _raise_file_limit() -> None:
+    """A tree is walked with one descriptor per level open."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,158 @@
+"""From an open source file to packed data with its checksums, in memory; parts of large files likewise.
+
+Runs in worker threads: the engines, hashes and reads release the GIL. Knows the levels, not the archive.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from xtarfs.format import codec
+from xtarfs.format.records import DEFLATE, STORE
+
+SEGMENT = 1 << 20  # bytes of a file that are read and packed as one piece of work
+MAX_CHUNKS = 1 << 22  # bounds a chunk table at 48 MiB; a larger file gets larger chunks
+MAX_HOLES = 4096  # bounds a record's line; smaller holes of a file that has more are stored as zeros
+
+_LEVELS = {  # level: (libdeflate's for a member of one chunk, zlib-ng's for chunks); figures in docs/decisions.md
+    1: (1, 2),
+    2: (2, 2),
+    3: (3, 3),
+    4: (4, 4),
+    5: (5, 5),
+    6: (6, 5),
+    7: (7, 6),
+    8: (9, 7),
+    9: (12, 9),
+}
+DEFAULT_LEVEL = 6
+_SAMPLES = 16
+_WORTHWHILE = 0.98  # a sample that packs to more than this share of its size promises nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """level 1..9; chunk_size a multiple of 4,096."""
+
+    level: int = DEFAULT_LEVEL
+    chunk_size: int = 32 << 10
+
+    def chunk_size_for(self, size: int) -> int:
+        """The chunk size of a file of `size` bytes; 0 if it is not chunked."""
+        if size <= self.chunk_size:
+            return 0
+        chunk_size = self.chunk_size
+        while -(-size // chunk_size) > MAX_CHUNKS:
+            chunk_size *= 2
+        return chunk_size
+
+
+@dataclass(slots=True)
+class Packed:
+    """A stretch of a file, packed. sizes: packed bytes of each chunk; crcs: CRC-32 of each chunk's content."""
+
+    data: bytes
+    method: str
+    sizes: array[int] = field(default_factory=lambda: array("Q"))
+    crcs: array[int] = field(default_factory=lambda: array("I"))
+
+    def or_stored(self, data: bytes) -> Packed:
+        """This, or the content itself where packing did not make it smaller."""
+        return self if len(self.data) < len(data) else Packed(data, STORE, crcs=self.crcs)
+
+
+def pack_whole(data: bytes, settings: Settings) -> Packed:
+    """A file that is in memory whole, with a row per chunk if it has more than one. Stored if it does not shrink."""
+    chunk_size = settings.chunk_size_for(len(data))
+    if chunk_size:
+        return pack_segment(data, chunk_size, settings.level, final=True, deflate=True).or_stored(data)
+    return Packed(codec.pack(data, _LEVELS[settings.level][0]), DEFLATE).or_stored(data)
+
+
+def pack_segment(data: bytes, chunk_size: int, level: int, *, final: bool, deflate: bool) -> Packed:
+    """Whole chunks of a file, the last of the file among them if `final`."""
+    view = memoryview(data)
+    sizes, crcs, parts = array("Q"), array("I"), []
+    for start in range(0, len(data), chunk_size):
+        chunk = view[start : start + chunk_size]
+        crcs.append(codec.crc32(chunk))
+        if deflate:
+            part = _pack_chunk(chunk, level, final and start + chunk_size >= len(data))
+            sizes.append(len(part))
+            parts.append(part)
+    return Packed(b"".join(parts) if deflate else data, DEFLATE if deflate else STORE, sizes, crcs)
+
+
+_ZEROS = bytes(SEGMENT)
+_zero_chunks: dict[tuple[int, int, bool], bytes] = {}
+
+
+def _pack_chunk(chunk: memoryview, level: int, last: bool) -> bytes:
+    engine_level = _LEVELS[level][1]
+    if chunk[0] or len(chunk) > SEGMENT or chunk != memoryview(_ZEROS)[: len(chunk)]:
+        return codec.pack_chunk(chunk, engine_level, last)
+    key = (len(chunk), engine_level, last)
+    if key not in _zero_chunks:
+        _zero_chunks[key] = codec.pack_chunk(chunk, engine_level, last)
+    return _zero_chunks[key]
+
+
+def promises_to_shrink(fd: int, size: int, settings: Settings) -> bool:
+    """Whether chunks taken evenly from a large file pack well, so that packing all of it is worth the time."""
+    step = size // _SAMPLES
+    taken = packed = 0
+    for sample in range(_SAMPLES):
+        data = os.pread(fd, settings.chunk_size, sample * step)
+        if data:
+            taken += len(data)
+            packed += len(codec.pack(data, 1))
+    return packed < taken * _WORTHWHILE
+
+
+def read_up_to(fd: int, size: int, offset: int) -> bytes:
+    """`size` bytes, fewer where the file has become shorter."""
+    data = os.pread(fd, size, offset)
+    if len(data) == size or not data:
+        return data
+    parts = [data]
+    have = len(data)
+    while have < size:
+        more = os.pread(fd, size - have, offset + have)
+        if not more:
+            break
+        parts.append(more)
+        have += len(more)
+    return b"".join(parts)
+
+
+def find_holes(fd: int, attributes: os.stat_result) -> tuple[tuple[int, int], ...]:
+    """The file's holes as half-open ranges, the largest MAX_HOLES of them, in order."""
+    size = attributes.st_size
+    if attributes.st_blocks * 512 >= size:
+        return ()
+    holes = list(_holes(fd, size))
+    if len(holes) > MAX_HOLES:
+        holes = sorted(sorted(holes, key=lambda hole: (hole[0] - hole[1], hole[0]))[:MAX_HOLES])
+    return tuple(holes)
+
+
+def _holes(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_HOLE)
+            if start >= size:
+                return
+            end = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # a file system that knows no holes
+                return
+            end = size
+        end = min(end, size)
+        if start < end:
+            yield start, end
+        at = end

@@ -1,0 +1,52 @@
+"""Raw deflate and checksums: the engines behind the format, each called in one place.
+
+libdeflate packs and unpacks what is in memory whole; zlib-ng packs the chunks of a SOZip stream, because
+libdeflate cannot flush. `docs/decisions.md` has the measurements. All of them release the GIL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import deflate
+
+from ..errors import DamagedError
+
+_FINAL_EMPTY_BLOCK: Final = b"\x03\x00"  # ends a chunk that was only flushed, so that a one-shot decoder takes it
+CHUNK_END: Final = b"\x00\x00\xff\xff\x00\x00\x00\xff\xff"  # sync flush and full flush, behind every chunk but the last
+
+
+def crc32(data: bytes | bytearray | memoryview, value: int = 0) -> int:
+    """CRC-32 as in zip and gzip, continued from `value`."""
+    return deflate.crc32(data, value)
+
+
+def sha256(data: bytes | bytearray | memoryview) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def pack(data: bytes | bytearray | memoryview, level: int) -> bytes:
+    """`data` as one raw deflate stream. level 1..12 (libdeflate)."""
+    return bytes(deflate.deflate_compress(data, level))
+
+
+def pack_chunk(data: bytes | memoryview, level: int, last: bool) -> bytes:
+    """`data` as one chunk of a SOZip stream: a sync and a full flush, or the stream's end. level 1..9 (zlib-ng)."""
+    from zlib_ng import zlib_ng
+
+    engine = zlib_ng.compressobj(level, zlib_ng.DEFLATED, -15)
+    if last:
+        return bytes(engine.compress(data) + engine.flush())
+    return bytes(engine.compress(data) + engine.flush(zlib_ng.Z_SYNC_FLUSH) + engine.flush(zlib_ng.Z_FULL_FLUSH))
+
+
+def unpack(packed: bytes | bytearray | memoryview, size: int) -> bytearray:
+    """The `size` bytes that a raw deflate stream, ended or only flushed, unpacks to. Raises DamagedError."""
+    try:
+        data = deflate.deflate_decompress(bytes(packed) + _FINAL_EMPTY_BLOCK, size)
+    except (deflate.DeflateError, ValueError, MemoryError) as error:
+        raise DamagedError("packed data does not unpack") from error
+    if len(data) != size:
+        raise DamagedError("packed data unpacks to another size")
+    return data

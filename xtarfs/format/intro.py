@@ -1,0 +1,3 @@
+"""The text that every archive begins with: how to restore it without this program."""
+
+TEXT = b"placeholder\n"

@@ -1,0 +1,77 @@
+"""The locator: the last member of an outermost archive, one small block that leads to everything else.
+
+It lies right before the two zero blocks that end the tar, so the last few kilobytes of a file suffice to find it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..errors import FormatError
+from . import tar
+from .records import Structure
+from .structure import HEAD_SIZE, block_length, pack_block, unpack_block
+
+WINDOW = 8 << 10  # the locator lies whole within this many bytes of the end
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Bytes [at, at + size) of the archive."""
+
+    at: int
+    size: int
+
+
+class Locator(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """Offsets from the archive's start. id: SHA-256 of the root's structure file, the archive's identifier.
+
+    at: where the locator's own tar header lies. base, volume and volumes are reserved for chains and volumes.
+    """
+
+    xtar: str
+    writer: str
+    id: str
+    tag: str
+    at: int
+    root: Structure
+    catalogue: Place
+    origin: Place
+    files: int
+    directories: int
+    others: int
+    bytes: int
+    base: list[str] = []
+    volume: int = 0
+    volumes: int = 0
+
+
+class Origin(msgspec.Struct, kw_only=True):
+    """Last line of the origin member: seconds since 1970, host name and directory of the build."""
+
+    created: int
+    host: str
+    source: str
+
+
+_decoder = msgspec.json.Decoder(Locator)
+
+
+def pack(locator: Locator) -> bytes:
+    return pack_block(msgspec.json.encode(locator) + b"\n")
+
+
+def find(tail: bytes) -> Locator | None:
+    """The locator in the last bytes of an archive, or None where there is none that is whole."""
+    end = len(tail) - len(tar.END)
+    if end < 0 or tail[end:] != tar.END:
+        return None
+    for at in range(end - 2 * tar.BLOCK, -1, -tar.BLOCK):
+        try:
+            header = tar.parse(tail[at : at + tar.BLOCK])
+            if header.mark is None or header.mark.role != tar.ROLE_LOCATOR:
+                continue
+            data = tail[at + tar.BLOCK : at + tar.BLOCK + header.size]
+            return _decoder.decode(unpack_block(data[: block_length(data[:HEAD_SIZE])]))
+        except (FormatError, msgspec.MsgspecError):
+            continue
+    return None

@@ -1,0 +1,244 @@
+"""The structure record: all that is known of one file, directory or native entry, as one line of JSON.
+
+One class serves the line on disk and the program; properties give the raw bytes and numbers behind the text.
+`docs/format.md` section 6 is the specification of every field.
+"""
+
+from __future__ import annotations
+
+import stat
+from base64 import b64decode, b64encode
+
+import msgspec
+
+from ..errors import FormatError
+from .numbers import format_time, parse_time
+
+FILE, DIRECTORY, SYMLINK, FIFO, CHARACTER, BLOCK_DEVICE = "file", "dir", "symlink", "fifo", "char", "block"
+STORE, DEFLATE = "store", "deflate"
+
+TYPE_BITS = {
+    FILE: stat.S_IFREG,
+    DIRECTORY: stat.S_IFDIR,
+    SYMLINK: stat.S_IFLNK,
+    FIFO: stat.S_IFIFO,
+    CHARACTER: stat.S_IFCHR,
+    BLOCK_DEVICE: stat.S_IFBLK,
+}
+TYPE_OF_BITS = {bits: name for name, bits in TYPE_BITS.items()}
+
+
+class Structure(msgspec.Struct, omit_defaults=True, frozen=True):
+    """Where a directory's structure file lies. `at` is relative to the start of the directory's own tar.
+
+    index: length of the index block that ends it, 0 where a single block needs none. catalogue: offset of its
+    copy in the catalogue member's data.
+    """
+
+    at: int
+    size: int
+    index: int = 0
+    catalogue: int = 0
+
+
+class Elsewhere(msgspec.Struct, omit_defaults=True, frozen=True):
+    """The archive or volume that holds the data, where it is not the one at hand. Reserved for chains and volumes."""
+
+    archive: str = ""
+    volume: int = 0
+    path: str = ""
+    path_b64: str = ""
+
+
+class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """One line of a structure file. `at`, `data` and `index` are relative to the start of the containing tar."""
+
+    name: str
+    name_b64: str = ""
+    type: str
+    mode: str
+    uid: int
+    gid: int
+    user: str = ""
+    group: str = ""
+    mtime: str
+    ino: int
+    nlink: int = 1
+    size: int = 0
+    at: int = 0
+    data: int = 0
+    packed: int = 0
+    method: str = STORE
+    chunk: int = 0
+    index: int = 0
+    crc32: str = ""
+    sha256: str = ""
+    holes: tuple[tuple[int, int], ...] = ()
+    changed: bool = False
+    target: str = ""
+    target_b64: str = ""
+    major: int = 0
+    minor: int = 0
+    link: str = ""
+    link_b64: str = ""
+    xattrs: dict[str, str] = {}
+    structure: Structure | None = None
+    files: int = 0
+    bytes: int = 0
+    elsewhere: Elsewhere | None = None
+
+    @property
+    def raw_name(self) -> bytes_:
+        return from_text(self.name, self.name_b64)
+
+    @property
+    def raw_target(self) -> bytes_:
+        return from_text(self.target, self.target_b64)
+
+    @property
+    def raw_link(self) -> bytes_:
+        """Path, below the archive's root, of the name that holds a hard-linked file's data; empty if this one does."""
+        return from_text(self.link, self.link_b64)
+
+    @property
+    def permissions(self) -> int:
+        return int(self.mode, 8)
+
+    @property
+    def st_mode(self) -> int:
+        return TYPE_BITS[self.type] | int(self.mode, 8)
+
+    @property
+    def mtime_ns(self) -> int:
+        return parse_time(self.mtime)
+
+    @property
+    def is_dir(self) -> bool:
+        return self.type == DIRECTORY
+
+    @property
+    def raw_xattrs(self) -> dict[bytes_, bytes_]:
+        return {_xattr_name(key): b64decode(value) for key, value in self.xattrs.items()}
+
+
+bytes_ = bytes  # the class above has a field named `bytes`
+
+
+class Header(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """First line of a structure file: whose children follow. `path` is below the archive's root; the root's is empty."""
+
+    xtar: str
+    tag: str
+    path: str
+    path_b64: str = ""
+    children: int
+    directory: Record
+
+    @property
+    def raw_path(self) -> bytes:
+        return from_text(self.path, self.path_b64)
+
+
+class BlockStart(msgspec.Struct, omit_defaults=True, frozen=True):
+    """One row of a structure file's index: where a block lies in it, and its first and how many names it holds."""
+
+    at: int
+    length: int
+    count: int
+    first: str
+    first_b64: str = ""
+
+    @property
+    def raw_first(self) -> bytes:
+        return from_text(self.first, self.first_b64)
+
+
+class Index(msgspec.Struct):
+    """Last line of a structure file of more than one block."""
+
+    blocks: list[BlockStart]
+
+
+def to_text(raw: bytes) -> tuple[str, str]:
+    """A name as JSON can hold it: text and, where the bytes are not UTF-8, their base64; else an empty string."""
+    try:
+        return raw.decode(), ""
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "backslashreplace"), b64encode(raw).decode()
+
+
+def from_text(text: str, encoded: str) -> bytes:
+    return b64decode(encoded) if encoded else text.encode()
+
+
+def xattrs_to_text(xattrs: dict[bytes, bytes]) -> dict[str, str]:
+    """Values in base64. A name that is not UTF-8 becomes `=` and its base64: no name on Linux begins with `=`."""
+    return {_xattr_key(name): b64encode(xattrs[name]).decode() for name in sorted(xattrs)}
+
+
+def _xattr_key(name: bytes) -> str:
+    text, encoded = to_text(name)
+    return "=" + encoded if encoded else text
+
+
+def _xattr_name(key: str) -> bytes:
+    return b64decode(key[1:]) if key.startswith("=") else key.encode()
+
+
+_encoder = msgspec.json.Encoder()
+_record_decoder = msgspec.json.Decoder(Record)
+_header_decoder = msgspec.json.Decoder(Header)
+_index_decoder = msgspec.json.Decoder(Index)
+
+
+def to_line(record: Record | Header | Index) -> bytes:
+    return _encoder.encode(record) + b"\n"
+
+
+def parse_records(lines: bytes) -> list[Record]:
+    """The records of newline-ended lines. Raises FormatError for anything that is not one."""
+    try:
+        records = _record_decoder.decode_lines(lines)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FormatError(f"structure record: {error}") from None
+    for record in records:
+        check(record)
+    return records
+
+
+def check(record: Record) -> None:
+    """Refuses what no reader may act on: a name that leads elsewhere, a negative place, an unknown type."""
+    name = record.name if not record.name_b64 else record.raw_name.decode("latin-1")
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise FormatError(f"structure record: {record.name!r} is not a name")
+    if record.type not in TYPE_BITS or min(record.size, record.at, record.data, record.packed, record.index) < 0:
+        raise FormatError(f"structure record of {record.name!r}: impossible values")
+
+
+def parse_header(line: bytes) -> Header:
+    try:
+        return _header_decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FormatError(f"structure header: {error}") from None
+
+
+def parse_index(line: bytes) -> Index:
+    try:
+        return _index_decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise FormatError(f"structure index: {error}") from None
+
+
+def new_record(name: bytes, kind: str, mode: int, mtime_ns: int, ino: int, uid: int = 0, gid: int = 0) -> Record:
+    """A record with the attributes that every type has."""
+    text, encoded = to_text(name)
+    return Record(
+        name=text,
+        name_b64=encoded,
+        type=kind,
+        mode=f"{mode & 0o7777:04o}",
+        uid=uid,
+        gid=gid,
+        mtime=format_time(mtime_ns),
+        ino=ino,
+    )

@@ -1,0 +1,111 @@
+"""The structure file: records in gzip blocks of bounded size, so that one is looked up without the others.
+
+Each block is a gzip member of its own (RFC 1952) whose extra field `XT` holds the block's length, so that blocks can
+be walked; `zcat` reads the whole as text. Opens no file.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import deflate
+
+from ..errors import DamagedError, FormatError
+from . import codec
+from .records import BlockStart, Header, Index, Record, parse_header, parse_records, to_line, to_text
+
+FORMAT = "1-draft"
+BLOCK_TARGET = 64 << 10  # bytes of text a block holds before it is closed
+MAX_LINE = 16 << 20  # a record longer than this is refused by the reader
+PACK_LEVEL = 9
+
+_HEAD = struct.Struct("<4sIBBHHHI")
+_TAIL = struct.Struct("<II")
+_MAGIC = b"\x1f\x8b\x08\x04"
+_XT = 0x5458
+HEAD_SIZE = _HEAD.size
+
+
+def pack_block(text: bytes) -> bytes:
+    """`text` as one gzip member with its own length in the header."""
+    packed = codec.pack(text, PACK_LEVEL)
+    length = _HEAD.size + len(packed) + _TAIL.size
+    head = _HEAD.pack(_MAGIC, 0, 0, 255, 8, _XT, 4, length)
+    return head + packed + _TAIL.pack(codec.crc32(text), len(text))
+
+
+def block_length(head: bytes) -> int:
+    """The whole length of the block that begins with `head` (HEAD_SIZE bytes). Raises FormatError."""
+    if len(head) < _HEAD.size:
+        raise FormatError("structure block: cut short")
+    magic, _, _, _, extra, kind, four, length = _HEAD.unpack_from(head)
+    if (magic, extra, kind, four) != (_MAGIC, 8, _XT, 4) or length <= _HEAD.size + _TAIL.size:
+        raise FormatError("structure block: not one")
+    return int(length)
+
+
+def unpack_block(block: bytes) -> bytes:
+    """The text of one block. Raises DamagedError unless length, CRC-32 and size hold."""
+    try:
+        if block_length(block[: _HEAD.size]) != len(block):
+            raise DamagedError("structure block: length does not match")
+    except DamagedError:
+        raise
+    except FormatError as error:
+        raise DamagedError(str(error)) from None
+    crc, size = _TAIL.unpack_from(block, len(block) - _TAIL.size)
+    if size > BLOCK_TARGET + MAX_LINE:
+        raise DamagedError("structure block: impossible size")
+    text = codec.unpack(block[_HEAD.size : -_TAIL.size], size)
+    if deflate.crc32(text) != crc:
+        raise DamagedError("structure block: checksum does not match")
+    return bytes(text)
+
+
+class Writer:
+    """Collects a directory's records, sorted by name, into a structure file; blocks are packed as they fill."""
+
+    def __init__(self) -> None:
+        self._blocks: list[bytes] = []
+        self._starts: list[BlockStart] = []
+        self._lines: list[bytes] = []
+        self._size = self._text_size = 0
+        self._first: bytes = b""
+
+    def add(self, record: Record) -> None:
+        if not self._lines:
+            self._first = record.raw_name
+        line = to_line(record)
+        self._lines.append(line)
+        self._text_size += len(line)
+        if self._text_size >= BLOCK_TARGET:
+            self._close_block()
+
+    def finish(self, header: Header) -> tuple[bytes, int]:
+        """The structure file's bytes, and the length of the index block that ends it (0: there is none)."""
+        if not self._blocks:
+            return pack_block(to_line(header) + b"".join(self._lines)), 0
+        if self._lines:
+            self._close_block()
+        head = pack_block(to_line(header))
+        shift = len(head)
+        starts = [
+            BlockStart(s.at + shift, s.length, s.count, s.first, s.first_b64) for s in self._starts
+        ]
+        index = pack_block(to_line(Index(starts)))
+        return b"".join([head, *self._blocks, index]), len(index)
+
+    def _close_block(self) -> None:
+        block = pack_block(b"".join(self._lines))
+        text, encoded = to_text(self._first)
+        self._starts.append(BlockStart(self._size, len(block), len(self._lines), text, encoded))
+        self._blocks.append(block)
+        self._size += len(block)
+        self._lines, self._text_size = [], 0
+
+
+def parse_single(text: bytes) -> tuple[Header, list[Record]]:
+    """Header and records of a structure file of one block."""
+    line, _, rest = text.partition(b"\n")
+    return parse_header(line), parse_records(rest)
+
