@@ -19,15 +19,15 @@ MAX_CHUNKS = 1 << 22  # bounds a chunk table at 48 MiB; a larger file gets large
 MAX_HOLES = 4096  # bounds a record's line; smaller holes of a file that has more are stored as zeros
 
 _LEVELS = {  # level: (libdeflate's for a member of one chunk, zlib-ng's for chunks); figures in docs/decisions.md
-    1: (1, 2),
+    1: (1, 1),
     2: (2, 2),
     3: (3, 3),
     4: (4, 4),
     5: (5, 5),
     6: (6, 5),
-    7: (7, 6),
+    7: (8, 6),
     8: (9, 7),
-    9: (12, 9),
+    9: (10, 9),
 }
 DEFAULT_LEVEL = 6
 _SAMPLES = 16

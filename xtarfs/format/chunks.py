@@ -45,6 +45,14 @@ def _little(values: array[int]) -> bytes:
     return values.tobytes()
 
 
+def read_chunk_size(read_at: Callable[[int, int], bytes], at: int) -> int:
+    """The chunk size that a table states. Raises FormatError."""
+    raw = read_at(at, _HEADER.size)
+    if len(raw) != _HEADER.size or _HEADER.unpack(raw)[0] != _VERSION or not _HEADER.unpack(raw)[2]:
+        raise FormatError("not a chunk table")
+    return int(_HEADER.unpack(raw)[2])
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Rows first .. first+len(crcs) of a table: `bounds` has one more item than `crcs`, offsets in the packed data."""

@@ -1,0 +1,26 @@
+"""Fixtures that more than one module of tests needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder.build import Options, build
+
+from . import trees
+
+
+@pytest.fixture(scope="session")
+def menagerie(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree of `trees.make_tree`; tests must not change it."""
+    return trees.make_tree(tmp_path_factory.mktemp("source") / "tree")
+
+
+@pytest.fixture(scope="session")
+def archive(menagerie: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The menagerie as an archive; tests must not change it."""
+    path = tmp_path_factory.mktemp("archive") / "tree.xtar"
+    result = build(str(menagerie), str(path), Options())
+    assert result.problems == []
+    return path

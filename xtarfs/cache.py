@@ -1,0 +1,75 @@
+"""A cache bounded in bytes that computes each missing value once, however many threads ask for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from lru import LRU
+
+Key = TypeVar("Key", bound=Hashable)
+Buffer = bytes | bytearray
+
+
+class _Flight:
+    """A value that one thread is computing and others may wait for."""
+
+    __slots__ = ("done", "value", "error")
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.value: Buffer = b""
+        self.error: BaseException | None = None
+
+
+class ByteCache(Generic[Key]):
+    """Least recently used values are dropped once all together hold more than `capacity` bytes."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._held = 0
+        self._values: LRU[Key, Buffer] = LRU(1 << 30)  # bounded by bytes, not by count
+        self._flights: dict[Key, _Flight] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Key, compute: Callable[[], Buffer]) -> Buffer:
+        """The cached value, or compute() now. What compute raises reaches all that wait, and is not cached."""
+        with self._lock:
+            value: Buffer | None = self._values.get(key)
+            if value is not None:
+                return value
+            flight = self._flights.get(key)
+            mine = flight is None
+            if flight is None:
+                flight = self._flights[key] = _Flight()
+        if not mine:
+            flight.done.wait()
+            if flight.error:
+                raise flight.error
+            return flight.value
+        try:
+            flight.value = compute()
+            return flight.value
+        except BaseException as error:
+            flight.error = error
+            raise
+        finally:
+            self._land(key, flight)
+
+    def _land(self, key: Key, flight: _Flight) -> None:
+        with self._lock:
+            del self._flights[key]
+            if flight.error is None and len(flight.value) <= self._capacity:
+                self._values[key] = flight.value
+                self._held += len(flight.value)
+                while self._held > self._capacity:
+                    oldest, value = self._values.peek_last_item()
+                    del self._values[oldest]
+                    self._held -= len(value)
+        flight.done.set()
+
+    @property
+    def held(self) -> int:
+        """Bytes in the cache now."""
+        return self._held

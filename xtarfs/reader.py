@@ -1,0 +1,275 @@
+"""From a node and a range to verified bytes. The public way into an archive is `Archive`.
+
+No byte leaves here before the CRC-32 of its chunk has been checked. Any number of threads may read at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+from lru import LRU
+
+from .cache import ByteCache
+from .errors import DamagedError, ElsewhereError, FormatError, NotFound, SourceError
+from .format import chunks, codec
+from .format.chunks import Rows
+from .format.member import method_of
+from .format.records import DEFLATE, FILE, STORE, Record
+from .source import FileSource, Source
+from .stream import CheckpointedStream
+from .tree import Node, Tree, show
+
+DEFAULT_CACHE = 64 << 20
+_WINDOW = 512  # rows of a chunk table that are read and kept together
+_BULK = 1 << 20  # bytes of content that a sequential pass unpacks at a time
+_MAX_UNCHUNKED = 8 << 20  # a larger member without chunks is unpacked through checkpoints instead of whole
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a file's content that starts at `start`: the bytes, or why they cannot be had."""
+
+    start: int
+    end: int
+    data: bytes | bytearray
+    error: DamagedError | None = None
+
+
+class Archive:
+    """An open archive: its tree, and the content of its files.
+
+    Paths are bytes below the root, without a leading slash; the empty path is the root.
+    """
+
+    def __init__(self, source: Source, cache_size: int = DEFAULT_CACHE) -> None:
+        self.source = source
+        self.tree = Tree(source)
+        self._cache: ByteCache[tuple[int, int]] = ByteCache(cache_size)
+        self._rows: LRU[tuple[int, int], Rows] = LRU(256)
+        self._streams: LRU[int, CheckpointedStream] = LRU(16)
+
+    @classmethod
+    def open(cls, path: str, *, cache_size: int = DEFAULT_CACHE) -> Archive:
+        """Opens the archive at `path`. Raises SourceError, NotAnArchive."""
+        source = FileSource(path)
+        try:
+            return cls(source, cache_size)
+        except BaseException:
+            source.close()
+            raise
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.source.close()
+
+    # -- the tree --------------------------------------------------------------------------------------------
+
+    @property
+    def root(self) -> Node:
+        return self.tree.root
+
+    def lookup(self, path: bytes | str) -> Node:
+        """The node at a path. Raises NotFound, NotADirectory, DamagedError."""
+        raw = path.encode("utf-8", "surrogateescape") if isinstance(path, str) else path
+        return self.tree.lookup(raw)
+
+    def children(self, node: Node, start: int = 0) -> Iterator[Node]:
+        """A directory's children from the start-th on, sorted by the bytes of their names."""
+        return self.tree.directory(node).children(start)
+
+    def walk(self, top: Node | None = None) -> Iterator[Node]:
+        """All nodes below `top` (default: the root), a directory before what it holds."""
+        return self.tree.walk(top)
+
+    def data_node(self, node: Node) -> Node:
+        """The node that holds a file's data: itself, or the first name of a hard link.
+
+        Raises ElsewhereError if that lies outside this archive.
+        """
+        record = node.record
+        if not record.link:
+            return node
+        link, root = record.raw_link, self.tree.root_path
+        if root:
+            if not link.startswith(root + b"/"):
+                raise ElsewhereError(f"{show(node.path)}: its data is stored under {show(link)}, outside this archive")
+            link = link[len(root) + 1 :]
+        try:
+            target = self.tree.lookup(link)
+        except NotFound:
+            target = node
+        if target.record.type != FILE or target.record.link:
+            raise DamagedError(f"{show(node.path)}: hard link to {show(link)}, which holds no data", whole(record))
+        return target
+
+    # -- content ---------------------------------------------------------------------------------------------
+
+    def read(self, node: Node, offset: int, size: int) -> bytes | bytearray | memoryview:
+        """Bytes [offset, offset + size) of a file, fewer only at its end.
+
+        Raises DamagedError if any chunk in the range is damaged, ElsewhereError if the data is not at hand,
+        SourceError if the medium fails.
+        """
+        node = self.data_node(node)
+        record = node.record
+        end = min(offset + size, record.size)
+        if offset >= end:
+            return b""
+        self._require_readable(node)
+        if not record.chunk:
+            return self._read_unchunked(node, offset, end)
+        first, last = offset // record.chunk, (end - 1) // record.chunk
+        skip = offset - first * record.chunk
+        if first == last:
+            return memoryview(self._chunk(node, first))[skip : skip + end - offset]
+        data = b"".join(self._chunk(node, number) for number in range(first, last + 1))
+        return memoryview(data)[skip : skip + end - offset]
+
+    def pieces(self, node: Node) -> Iterator[Piece]:
+        """A file's whole content in order, past the cache; damaged stretches come as pieces with an error."""
+        try:
+            node = self.data_node(node)
+            self._require_readable(node)
+        except DamagedError as error:
+            yield Piece(0, node.record.size, b"", error)
+            return
+        record = node.record
+        if not record.size:
+            return
+        step = (max(_BULK // record.chunk, 1) * record.chunk) if record.chunk else _MAX_UNCHUNKED
+        for start in range(0, record.size, step):
+            end = min(start + step, record.size)
+            try:
+                data = self._bulk(node, start, end)
+            except (DamagedError, SourceError):
+                yield from self._pieces_by_chunk(node, start, end)
+            else:
+                yield Piece(start, end, data)
+
+    def damaged_ranges(self, node: Node) -> list[tuple[int, int]]:
+        """Reads the whole file and gives the half-open ranges of its content that cannot be had, merged."""
+        ranges: list[tuple[int, int]] = []
+        for piece in self.pieces(node):
+            if piece.error is None:
+                continue
+            if ranges and ranges[-1][1] == piece.start:
+                ranges[-1] = (ranges[-1][0], piece.end)
+            else:
+                ranges.append((piece.start, piece.end))
+        return ranges
+
+    def _require_readable(self, node: Node) -> None:
+        record = node.record
+        if record.elsewhere:
+            raise ElsewhereError(f"{show(node.path)}: its data lies in archive {record.elsewhere.archive or '?'}")
+        if record.method not in (STORE, DEFLATE):
+            raise DamagedError(f"{show(node.path)}: cannot be read: {record.method}", whole(record))
+
+    def _pieces_by_chunk(self, node: Node, start: int, end: int) -> Iterator[Piece]:
+        step = node.record.chunk or end - start
+        for at in range(start, end, step):
+            stop = min(at + step, end)
+            try:
+                yield Piece(at, stop, self._bulk(node, at, stop))
+            except DamagedError as error:
+                yield Piece(at, stop, b"", error)
+            except SourceError as error:
+                yield Piece(at, stop, b"", DamagedError(str(error), ((at, stop),)))
+
+    def _bulk(self, node: Node, start: int, end: int) -> bytes | bytearray:
+        """[start, end) of the content, whole chunks, unpacked in one go and checked chunk by chunk."""
+        record = node.record
+        if not record.chunk:
+            return bytes(self._read_unchunked(node, start, end, cached=False))
+        first, last = start // record.chunk, (end - 1) // record.chunk
+        rows = self._read_rows(node, first, last)
+        packed = self.source.read_at(node.base + record.data + rows.bounds[0], rows.bounds[-1] - rows.bounds[0])
+        data = packed if record.method == STORE else codec.unpack(packed, end - start)
+        view = memoryview(data)
+        for number, crc in enumerate(rows.crcs):
+            at = number * record.chunk
+            if codec.crc32(view[at : at + record.chunk]) != crc:
+                raise self._damaged(node, start + at, min(start + at + record.chunk, end))
+        return data
+
+    def _chunk(self, node: Node, number: int) -> bytes | bytearray:
+        return self._cache.get((node.base + node.record.data, number), lambda: self._load_chunk(node, number))
+
+    def _load_chunk(self, node: Node, number: int) -> bytes | bytearray:
+        record = node.record
+        start, end = number * record.chunk, min((number + 1) * record.chunk, record.size)
+        rows = self._rows_for(node, number)
+        row = number - rows.first
+        at, stop = rows.bounds[row], rows.bounds[row + 1]
+        packed = self.source.read_at(node.base + record.data + at, stop - at)
+        return self._unpack(node, packed, start, end, rows.crcs[row])
+
+    def _unpack(self, node: Node, packed: bytes, start: int, end: int, crc: int) -> bytes | bytearray:
+        data: bytes | bytearray = packed
+        if node.record.method == DEFLATE:
+            try:
+                data = codec.unpack(packed, end - start)
+            except DamagedError:
+                raise self._damaged(node, start, end) from None
+        if len(data) != end - start or codec.crc32(data) != crc:
+            raise self._damaged(node, start, end)
+        return data
+
+    def _rows_for(self, node: Node, number: int) -> Rows:
+        """The rows of the chunk table around chunk `number`."""
+        record = node.record
+        window = number // _WINDOW
+        key = (node.base + record.index, window)
+        rows: Rows | None = self._rows.get(key)
+        if rows is None:
+            last = min((window + 1) * _WINDOW, chunks.chunk_count(record.size, record.chunk)) - 1
+            rows = self._rows[key] = self._read_rows(node, window * _WINDOW, last)
+        return rows
+
+    def _read_rows(self, node: Node, first: int, last: int) -> Rows:
+        record = node.record
+        method = method_of(record)
+        at = node.base + record.index
+        try:
+            return chunks.read_rows(
+                self.source.read_at, at, record.size, record.packed, record.chunk, method, first, last
+            )
+        except FormatError as error:
+            start, end = first * record.chunk, min((last + 1) * record.chunk, record.size)
+            raise DamagedError(f"{show(node.path)}: {error}", ((start, end),)) from None
+
+    def _read_unchunked(self, node: Node, offset: int, end: int, *, cached: bool = True) -> bytes | bytearray | memoryview:
+        record = node.record
+        if record.size <= _MAX_UNCHUNKED:
+            key = (node.base + record.data, 0)
+            data = self._cache.get(key, lambda: self._load_whole(node)) if cached else self._load_whole(node)
+            return memoryview(data)[offset:end]
+        key_at = node.base + record.data
+        stream: CheckpointedStream | None = self._streams.get(key_at)
+        if stream is None:
+            stream = self._streams[key_at] = CheckpointedStream(self.source, key_at, record)
+        try:
+            return stream.read(offset, end)
+        except DamagedError:
+            raise self._damaged(node, 0, record.size) from None
+
+    def _load_whole(self, node: Node) -> bytes | bytearray:
+        record = node.record
+        packed = self.source.read_at(node.base + record.data, record.packed)
+        crc = int(record.crc32, 16) if record.crc32 else codec.crc32(packed)  # a plain tar member carries no checksum
+        return self._unpack(node, packed, 0, record.size, crc)
+
+    def _damaged(self, node: Node, start: int, end: int) -> DamagedError:
+        self.tree.report_range(node.path, start, end)
+        return DamagedError(f"{show(node.path)}: bytes {start} to {end} are damaged", ((start, end),))
+
+
+def whole(record: Record) -> tuple[tuple[int, int], ...]:
+    return ((0, record.size),)

@@ -1,0 +1,281 @@
+"""From paths to records: a directory's structure is read when it is first touched, block by block.
+
+Knows where records lie, not how content is packed. Every structure block has a copy in the catalogue, which is
+taken where the first fails its checksum; a directory that has lost both is listed from its members' own headers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from lru import LRU
+
+from .errors import DamagedError, FormatError, NotADirectory, NotAnArchive, NotFound
+from .format import locator, structure, tar
+from .format.locator import Locator
+from .format.records import DIRECTORY, Header, Record, Structure, new_record, parse_header, parse_index, parse_records
+from .source import Source
+
+if TYPE_CHECKING:
+    from .unstructured import MemoryDirectory
+
+_CACHED_BLOCKS = 48  # about 150 records each, 1 KB a record
+_CACHED_DIRECTORIES = 256
+_FIRST_MADE_UP_INO = 1 << 40
+
+
+@dataclass(slots=True)
+class Node:
+    """A record in its place. base: offset of the containing tar in the source; path: bytes below the root."""
+
+    record: Record
+    base: int
+    path: bytes
+
+    def child_path(self, name: bytes) -> bytes:
+        return self.path + b"/" + name if self.path else name
+
+
+class Directory(Protocol):
+    """A directory's children, by name or in order. Raises DamagedError where they cannot be known."""
+
+    def get(self, name: bytes) -> Node | None: ...
+
+    def children(self, start: int = 0) -> Iterator[Node]:
+        """From the start-th on, sorted by the bytes of their names."""
+
+
+class _Block:
+    """Decoded records of one structure block."""
+
+    __slots__ = ("names", "records")
+
+    def __init__(self, records: list[Record]) -> None:
+        self.records = records
+        self.names = [record.raw_name for record in records]
+
+
+class StructuredDirectory:
+    """A directory read from its structure file. `start` is the offset of its tar in the source."""
+
+    def __init__(self, tree: Tree, path: bytes, start: int, place: Structure) -> None:
+        self._tree = tree
+        self._path = path
+        self._start = start
+        self._place = place
+        self._header: Header | None = None
+        if place.index:
+            index = parse_index(self._text(place.size - place.index, place.index))
+            self._blocks = index.blocks
+            self._firsts = [block.raw_first for block in index.blocks]
+
+    def header(self) -> Header:
+        """The directory's own attributes and path."""
+        if self._header is None:
+            if self._place.index:
+                self._header = parse_header(self._text(0, self._blocks[0].at))
+            else:
+                self._block(0)
+        assert self._header
+        return self._header
+
+    def get(self, name: bytes) -> Node | None:
+        number = max(bisect_right(self._firsts, name) - 1, 0) if self._place.index else 0
+        block = self._block(number)
+        row = bisect_right(block.names, name) - 1
+        if row < 0 or block.names[row] != name:
+            return None
+        return self._node(block.records[row], name)
+
+    def children(self, start: int = 0) -> Iterator[Node]:
+        for number in range(len(self._blocks) if self._place.index else 1):
+            if self._place.index and start >= self._blocks[number].count:
+                start -= self._blocks[number].count
+                continue
+            block = self._block(number)
+            for record, name in zip(block.records[start:], block.names[start:], strict=True):
+                yield self._node(record, name)
+            start = max(start - len(block.names), 0)
+
+    def _node(self, record: Record, name: bytes) -> Node:
+        return Node(record, self._start, self._path + b"/" + name if self._path else name)
+
+    def _block(self, number: int) -> _Block:
+        key = (self._start + self._place.at, number)
+        block: _Block | None = self._tree.blocks.get(key)
+        if block is None:
+            block = self._tree.blocks[key] = self._load(number)
+        return block
+
+    def _load(self, number: int) -> _Block:
+        if self._place.index:
+            row = self._blocks[number]
+            return _Block(parse_records(self._text(row.at, row.length)))
+        header, records = structure.parse_single(self._text(0, self._place.size))
+        self._header = header
+        return _Block(records)
+
+    def _text(self, at: int, length: int) -> bytes:
+        """The text of the block at `at` of the structure file, from whichever copy is sound."""
+        places = [self._start + self._place.at + at]
+        catalogue = self._tree.catalogue
+        if catalogue is not None:
+            places.append(catalogue + self._place.catalogue + at)
+        for place in places:
+            try:
+                return structure.unpack_block(self._tree.source.read_at(place, length))
+            except FormatError:
+                self._tree.report(self._path, f"structure block at byte {place} is damaged")
+        raise DamagedError(f"{self._tree.source.name}: no sound copy of the structure of {show(self._path)}")
+
+
+class Tree:
+    """The tree of one archive, from the root node down.
+
+    catalogue: offset of the catalogue's data in the source, None where it is not known. root_path: where the root
+    lay in the archive that it was written in, other than empty for an inner archive that was extracted.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.blocks: LRU[tuple[int, int], _Block] = LRU(_CACHED_BLOCKS)
+        self.catalogue: int | None = None
+        self.locator: Locator | None = None
+        self.damage: dict[tuple[bytes, str], None] = {}
+        self.ranges: dict[bytes, set[tuple[int, int]]] = {}
+        self._directories: LRU[bytes, Directory] = LRU(_CACHED_DIRECTORIES)
+        self.root_path = b""
+        self.made_up: dict[bytes, MemoryDirectory] = {}
+        self.unstructured_root: Record | None = None
+        self._inos = _FIRST_MADE_UP_INO
+        self.root = self._find_root()
+
+    def directory(self, node: Node) -> Directory:
+        """The children of a directory's node. Raises NotADirectory, DamagedError."""
+        directory = self._directories.get(node.path)
+        if directory is None:
+            directory = self._directories[node.path] = self._load(node)
+        return directory
+
+    def lookup(self, path: bytes) -> Node:
+        """The node at a path below the root; the empty path is the root. Raises NotFound, NotADirectory."""
+        node = self.root
+        for name in path.split(b"/") if path else ():
+            if not name:
+                continue
+            found = self.directory(node).get(name)
+            if found is None:
+                raise NotFound(f"{self.source.name}: no {show(path)} in the archive")
+            node = found
+        return node
+
+    def walk(self, top: Node | None = None) -> Iterator[Node]:
+        """The nodes below `top` (default: the root) in order, a directory before what it holds."""
+        stack = [self.directory(top or self.root).children()]
+        while stack:
+            node = next(stack[-1], None)
+            if node is None:
+                stack.pop()
+                continue
+            yield node
+            if node.record.is_dir:
+                stack.append(self.directory(node).children())
+
+    def new_ino(self) -> int:
+        """A number for what has none stored."""
+        self._inos += 1
+        return self._inos
+
+    def report(self, path: bytes, what: str) -> None:
+        """Remembers damage that was met, for the user to see."""
+        self.damage[path, what] = None
+
+    def report_range(self, path: bytes, start: int, end: int) -> None:
+        """Remembers a damaged stretch of a file's content."""
+        self.ranges.setdefault(path, set()).add((start, end))
+
+    def _load(self, node: Node) -> Directory:
+        record = node.record
+        if not record.is_dir:
+            raise NotADirectory(f"{self.source.name}: {show(node.path)} is not a directory")
+        start = node.base + record.data
+        if record.structure is not None:
+            try:
+                directory = StructuredDirectory(self, node.path, start, record.structure)
+                directory.header()
+                return directory
+            except FormatError:
+                self.report(node.path, "structure is damaged in both copies; listed from the members' headers")
+        from . import unstructured
+
+        return unstructured.load(self, node.path, start, start + record.packed)
+
+    def _find_root(self) -> Node:
+        size = self.source.size
+        window = min(size, locator.WINDOW)
+        self.locator = locator.find(self.source.read_at(size - window, window))
+        if self.locator:
+            self.catalogue = self.locator.catalogue.at
+            place: Structure | None = self.locator.root
+        else:
+            place = self._find_structure()
+        record = new_record(b".", DIRECTORY, 0o755, 0, 1)
+        record.packed = size
+        node = Node(record, 0, b"")
+        if place is None:
+            self._directories[b""] = self._unstructured_root(node)
+            node.record = self.unstructured_root or record
+            return node
+        record.structure = place
+        directory = self.directory(node)
+        if isinstance(directory, StructuredDirectory):
+            header = directory.header()
+            self.root_path = header.raw_path
+            node.record = header.directory
+            node.record.structure, node.record.packed = place, size
+        return node
+
+    def _find_structure(self) -> Structure | None:
+        """The root's structure by way of the tar headers: of an inner archive, or one that lost its locator."""
+        place = None
+        try:
+            for found in tar.members(self.source.read_at, 0, self.source.size):
+                mark = found.header.mark
+                if mark and mark.role == tar.ROLE_STRUCTURE:
+                    place = place_of(self.source, found, 0)
+                elif mark and mark.role == tar.ROLE_CATALOGUE and place:
+                    self.catalogue = found.data
+                    return Structure(place.at, place.size, place.index, found.header.size - place.size)
+        except FormatError:
+            pass
+        return place
+
+    def _unstructured_root(self, node: Node) -> Directory:
+        from . import unstructured
+
+        directory = unstructured.load(self, b"", 0, node.record.packed)
+        if next(directory.children(), None) is None:
+            raise NotAnArchive(f"{self.source.name}: is not an archive: no tar header or zip in it is readable")
+        self.report(b"", "no locator and no structure of the root; listed from the members' headers")
+        return directory
+
+
+def place_of(source: Source, found: tar.Member, start: int) -> Structure:
+    """Where a structure file lies that was met as a tar member; `start` is where its tar begins. Raises FormatError."""
+    at, end, length = found.data, found.data + found.header.size, 0
+    if end > source.size:
+        raise DamagedError("structure file is cut short")
+    while at < end:
+        length = structure.block_length(source.read_at(at, structure.HEAD_SIZE))
+        at += length
+    index = length if length < found.header.size else 0
+    return Structure(found.data - start, found.header.size, index)
+
+
+def show(path: bytes) -> str:
+    """A path as a message may show it: one line, control and undecodable bytes escaped, `/` for the root."""
+    text = path.decode("utf-8", "backslashreplace") or "/"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
