@@ -57,7 +57,7 @@ def build(
             def advance(size: int) -> None:
                 nonlocal done
                 done += size
-                progress(done, census.bytes)
+                progress(done, census.size)
 
             writer = ArchiveWriter(out, pool, jobs, options.settings, links, census, result, work_dir, advance)
             writer.write(scanner.steps(), source)

@@ -19,7 +19,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import lru_cache
 
-from xtarfs.format import chunks, codec, member, tar
+from xtarfs.format import chunks, codec, member
 from xtarfs.format.records import DEFLATE, STORE, TYPE_OF_BITS, Record, new_record, to_text, xattrs_to_text
 from xtarfs.format.tar import Mark
 
@@ -295,4 +295,3 @@ def _segments(fd: int, record: Record) -> Iterator[bytes]:
             yield data
         if len(data) < wanted:
             return
-

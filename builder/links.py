@@ -66,7 +66,9 @@ class LinkTable:
             os.unlink(path)
             self._db.execute("PRAGMA journal_mode = OFF")
             self._db.execute("PRAGMA synchronous = OFF")
-            self._db.execute("CREATE TABLE link (key BLOB PRIMARY KEY, names INTEGER, ino INTEGER, path BLOB) WITHOUT ROWID")
+            self._db.execute(
+                "CREATE TABLE link (key BLOB PRIMARY KEY, names INTEGER, ino INTEGER, path BLOB) WITHOUT ROWID"
+            )
         return self._db
 
 

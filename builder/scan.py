@@ -23,7 +23,7 @@ _CACHE_TAG, _CACHE_SIGNATURE = b"CACHEDIR.TAG", b"Signature: 8a477f597d28d172789
 class Folder:
     """An open source directory. Its descriptor closes when the last worker that reads from it lets go."""
 
-    __slots__ = ("fd", "path", "stat", "names")
+    __slots__ = ("fd", "names", "path", "stat")
 
     def __init__(self, fd: int, path: bytes) -> None:
         self.fd = fd
@@ -186,12 +186,15 @@ class Scanner:
 
 @dataclass(slots=True)
 class Census:
-    """What one look over the tree tells before anything is stored. digest: over all names and attributes."""
+    """What one look over the tree tells before anything is stored.
+
+    size: bytes of content. digest: over all names and attributes.
+    """
 
     files: int = 0
     directories: int = 0
     others: int = 0
-    bytes: int = 0
+    size: int = 0
     digest: bytes = b""
 
 
@@ -209,7 +212,7 @@ def take_census(scanner: Scanner, links: LinkTable) -> Census:
             census.directories += 1
         elif stat.S_ISREG(attributes.st_mode):
             census.files += 1
-            census.bytes += attributes.st_size
+            census.size += attributes.st_size
             if attributes.st_nlink > 1:
                 links.count(attributes)
         else:

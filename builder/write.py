@@ -38,12 +38,12 @@ _AHEAD = 4  # batches per worker that may be waiting to be written
 
 @dataclass(slots=True)
 class Result:
-    """What a build did. Paths are below the source directory."""
+    """What a build did. content: bytes in regular files; size: bytes of the archive; paths are below the source."""
 
     files: int = 0
     directories: int = 0
     others: int = 0
-    bytes: int = 0
+    content: int = 0
     excluded: int = 0
     size: int = 0
     identifier: str = ""
@@ -60,7 +60,7 @@ class Result:
 class _Batch:
     """Small files that one worker stores in one go; a failure is kept in its file's place."""
 
-    __slots__ = ("jobs", "weight", "future")
+    __slots__ = ("future", "jobs", "weight")
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
@@ -135,9 +135,9 @@ class Lookahead:
         work, batch, row = self._queue.popleft()
         if batch is None:
             return work
-        if batch.future is None:
+        if batch is self._open:
             self._submit()
-        assert batch.future is not None
+        assert batch.future
         work.stored = batch.future.result()[row]
         if row == len(batch.jobs) - 1:
             self._batches -= 1
@@ -183,8 +183,8 @@ class ArchiveWriter:
         self._tag = census.digest[:6]
         self._result = result
         self._progress = progress
-        self._catalogue: IO[bytes] = tempfile.TemporaryFile(dir=work_dir)
-        self._origin = _OriginLog(tempfile.TemporaryFile(dir=work_dir))
+        self._catalogue: IO[bytes] = tempfile.TemporaryFile(dir=work_dir)  # noqa: SIM115
+        self._origin = _OriginLog(tempfile.TemporaryFile(dir=work_dir))  # noqa: SIM115
         self._stack: list[_Directory] = []
         self._inos = 0
         self._failed: set[int] = set()
@@ -299,10 +299,10 @@ class ArchiveWriter:
         if record.is_dir:
             directory.subdirectories += 1
             directory.record.files += record.files
-            directory.record.bytes += record.bytes
+            directory.record.total += record.total
         elif record.type == FILE:
             directory.record.files += 1
-            directory.record.bytes += record.size
+            directory.record.total += record.size
 
     def _leave(self, source: str) -> None:
         directory = self._stack.pop()
@@ -349,7 +349,7 @@ class ArchiveWriter:
 
     def _finish(self, root: _Directory, structure: Structure, source: str) -> None:
         self._result.identifier = root.record.sha256
-        self._result.files, self._result.bytes = root.record.files, root.record.bytes
+        self._result.files, self._result.content = root.record.files, root.record.total
         catalogue = self._spool(member.CATALOGUE_NAME, self._catalogue, tar.ROLE_CATALOGUE, root)
         origin = self._spool(member.ORIGIN_NAME, self._origin.finish(source), tar.ROLE_ORIGIN, root)
         result = self._result
@@ -365,7 +365,7 @@ class ArchiveWriter:
             files=root.record.files,
             directories=result.directories,
             others=result.others,
-            bytes=root.record.bytes,
+            bytes=root.record.total,
         )
         self._own_member(member.LOCATOR_NAME, locator.pack(facts), tar.ROLE_LOCATOR, root.mark, root.names)
         self._out.write(tar.END)

@@ -54,7 +54,8 @@ def names(root: Path) -> None:
         b"plain", b"plain.zip", b"plain.zip.zip", b"x.xtar", b"-rf", b"--help", b" lead", b"trail ", b"new\nline",
         b"tab\there", b"ctrl\x01\x1b[31m", b"quote'\"", b"back\\slash", b"star*", b"quest?", b"br[a]cket", b"$HOME",
         b"`id`", b"caf\xc3\xa9", b"latin\xe9", b"\xff\xfe", b"structure.jsonl.gz", b"HOW-TO-RESTORE.txt",
-        b"catalogue.jsonl.gz", b"locator.json.gz", b"a" * 251, b"b" * 252, b"c" * 255, "ü".encode() * 127, b"\xe9" * 253,
+        b"catalogue.jsonl.gz", b"locator.json.gz", b"a" * 251, b"b" * 252, b"c" * 255, "ü".encode() * 127,
+        b"\xe9" * 253,
         b".hidden", b".zip", b".xtar", b"...", b"~tilde", b"#hash", b"semi;colon", b"%s%n", b"UPPER", b"upper",
     ):  # fmt: skip
         write(raw + b"/" + name, b"content of " + name)
@@ -169,7 +170,9 @@ def snapshot(root: Path | bytes, *, nlink: bool = True, holes: bool = False, xat
             "mtime": st.st_mtime_ns,
         }
         if xattrs:
-            facts["xattrs"] = {n: os.getxattr(full, n, follow_symlinks=False) for n in os.listxattr(full, follow_symlinks=False)}
+            facts["xattrs"] = {
+                n: os.getxattr(full, n, follow_symlinks=False) for n in os.listxattr(full, follow_symlinks=False)
+            }
         if stat.S_ISDIR(st.st_mode):
             found[path] = facts
             for name in sorted(os.listdir(full)):
@@ -194,7 +197,9 @@ def snapshot(root: Path | bytes, *, nlink: bool = True, holes: bool = False, xat
     return found
 
 
-def differences(a: dict[bytes, Any], b: dict[bytes, Any], ignore: Callable[[bytes], bool] = lambda _: False) -> list[str]:
+def differences(
+    a: dict[bytes, Any], b: dict[bytes, Any], ignore: Callable[[bytes], bool] = lambda _: False
+) -> list[str]:
     """What two snapshots do not share, one line each; empty when they are the same."""
     lines = []
     for path in sorted(a.keys() | b.keys()):

@@ -15,7 +15,7 @@ Buffer = bytes | bytearray
 class _Flight:
     """A value that one thread is computing and others may wait for."""
 
-    __slots__ = ("done", "value", "error")
+    __slots__ = ("done", "error", "value")
 
     def __init__(self) -> None:
         self.done = threading.Event()
@@ -64,10 +64,14 @@ class ByteCache(Generic[Key]):
                 self._values[key] = flight.value
                 self._held += len(flight.value)
                 while self._held > self._capacity:
-                    oldest, value = self._values.peek_last_item()
-                    del self._values[oldest]
-                    self._held -= len(value)
+                    self._drop_oldest()
         flight.done.set()
+
+    def _drop_oldest(self) -> None:
+        item = self._values.peek_last_item()
+        assert item
+        del self._values[item[0]]
+        self._held -= len(item[1])
 
     @property
     def held(self) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 
 from lru import LRU
 
@@ -63,7 +62,7 @@ class Archive:
     def __enter__(self) -> Archive:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -165,10 +164,15 @@ class Archive:
                 ranges.append((piece.start, piece.end))
         return ranges
 
-    def _require_readable(self, node: Node) -> None:
-        record = node.record
+    def require_at_hand(self, node: Node) -> None:
+        """Raises ElsewhereError if a file's data lies in another archive or volume."""
+        record = self.data_node(node).record
         if record.elsewhere:
             raise ElsewhereError(f"{show(node.path)}: its data lies in archive {record.elsewhere.archive or '?'}")
+
+    def _require_readable(self, node: Node) -> None:
+        record = node.record
+        self.require_at_hand(node)
         if record.method not in (STORE, DEFLATE):
             raise DamagedError(f"{show(node.path)}: cannot be read: {record.method}", whole(record))
 
@@ -245,7 +249,9 @@ class Archive:
             start, end = first * record.chunk, min((last + 1) * record.chunk, record.size)
             raise DamagedError(f"{show(node.path)}: {error}", ((start, end),)) from None
 
-    def _read_unchunked(self, node: Node, offset: int, end: int, *, cached: bool = True) -> bytes | bytearray | memoryview:
+    def _read_unchunked(
+        self, node: Node, offset: int, end: int, *, cached: bool = True
+    ) -> bytes | bytearray | memoryview:
         record = node.record
         if record.size <= _MAX_UNCHUNKED:
             key = (node.base + record.data, 0)

@@ -18,6 +18,7 @@ from .format import locator, structure, tar
 from .format.locator import Locator
 from .format.records import DIRECTORY, Header, Record, Structure, new_record, parse_header, parse_index, parse_records
 from .source import Source
+from .text import escape
 
 if TYPE_CHECKING:
     from .unstructured import MemoryDirectory
@@ -276,6 +277,5 @@ def place_of(source: Source, found: tar.Member, start: int) -> Structure:
 
 
 def show(path: bytes) -> str:
-    """A path as a message may show it: one line, control and undecodable bytes escaped, `/` for the root."""
-    text = path.decode("utf-8", "backslashreplace") or "/"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """A path as a message may show it, `/` for the root."""
+    return escape(path) or "/"

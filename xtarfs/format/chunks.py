@@ -6,6 +6,7 @@ CRCs without offsets. A reader takes from it only the rows it needs.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from array import array
 from collections.abc import Callable
@@ -28,9 +29,7 @@ def table_size(size: int, chunk_size: int, method: int) -> int:
     return _HEADER.size + 4 * count + (_OFFSET_SIZE * (count - 1) if method == DEFLATED else 0)
 
 
-def pack_table(
-    size: int, packed: int, chunk_size: int, method: int, crcs: array[int], offsets: array[int]
-) -> bytes:
+def pack_table(size: int, packed: int, chunk_size: int, method: int, crcs: array[int], offsets: array[int]) -> bytes:
     """crcs: CRC-32 of each chunk ("I"). offsets: where chunks 1.. begin in the packed data ("Q"); unused if stored."""
     header = _HEADER.pack(_VERSION, 4 * len(crcs), chunk_size, _OFFSET_SIZE, size, packed)
     return header + _little(crcs) + (_little(offsets) if method == DEFLATED else b"")
@@ -63,7 +62,14 @@ class Rows:
 
 
 def read_rows(
-    read_at: Callable[[int, int], bytes], at: int, size: int, packed: int, chunk_size: int, method: int, first: int, last: int
+    read_at: Callable[[int, int], bytes],
+    at: int,
+    size: int,
+    packed: int,
+    chunk_size: int,
+    method: int,
+    first: int,
+    last: int,
 ) -> Rows:
     """Rows first..last (both included) of the table whose payload lies at `at`. Raises FormatError."""
     count = chunk_count(size, chunk_size)
@@ -92,6 +98,6 @@ def _bounds(
         raise FormatError("chunk table is cut short")
     stored = struct.unpack(f"<{length // _OFFSET_SIZE}Q", raw)
     bounds = (0,) * (first == 0) + stored + (packed,) * (last == count - 1)
-    if any(a >= b for a, b in zip(bounds, bounds[1:], strict=False)) or bounds[-1] > packed:
+    if any(a >= b for a, b in itertools.pairwise(bounds)) or bounds[-1] > packed:
         raise FormatError("chunk table: offsets do not ascend")
     return bounds

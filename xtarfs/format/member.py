@@ -119,10 +119,7 @@ def _header(record: Record, name: bytes, mark: Mark, size: int) -> bytes:
 
 
 def _common(record: Record, name: bytes, mark: Mark) -> tar.Header:
-    pax = {
-        tar.XATTR_PREFIX + key.decode("utf-8", "surrogateescape"): value
-        for key, value in record.raw_xattrs.items()
-    }
+    pax = {tar.XATTR_PREFIX + key.decode("utf-8", "surrogateescape"): value for key, value in record.raw_xattrs.items()}
     return tar.Header(
         name,
         uid=record.uid,

@@ -16,8 +16,10 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise UsageError(f"{text!r} is not a size; write 650M, 4.7G, 64KiB or a number of bytes")
-    return round(float(match[1]) * _UNITS[(match[2] or "").upper()]) if "." in match[1] else (
-        int(match[1]) * _UNITS[(match[2] or "").upper()]
+    return (
+        round(float(match[1]) * _UNITS[(match[2] or "").upper()])
+        if "." in match[1]
+        else (int(match[1]) * _UNITS[(match[2] or "").upper()])
     )
 
 

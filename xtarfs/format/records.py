@@ -51,7 +51,10 @@ class Elsewhere(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """One line of a structure file. `at`, `data` and `index` are relative to the start of the containing tar."""
+    """One line of a structure file. `at`, `data` and `index` are relative to the start of the containing tar.
+
+    files, total: regular files below a directory, and the bytes of content in them.
+    """
 
     name: str
     name_b64: str = ""
@@ -84,19 +87,19 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     xattrs: dict[str, str] = {}
     structure: Structure | None = None
     files: int = 0
-    bytes: int = 0
+    total: int = 0
     elsewhere: Elsewhere | None = None
 
     @property
-    def raw_name(self) -> bytes_:
+    def raw_name(self) -> bytes:
         return from_text(self.name, self.name_b64)
 
     @property
-    def raw_target(self) -> bytes_:
+    def raw_target(self) -> bytes:
         return from_text(self.target, self.target_b64)
 
     @property
-    def raw_link(self) -> bytes_:
+    def raw_link(self) -> bytes:
         """Path, below the archive's root, of the name that holds a hard-linked file's data; empty if this one does."""
         return from_text(self.link, self.link_b64)
 
@@ -117,15 +120,12 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
         return self.type == DIRECTORY
 
     @property
-    def raw_xattrs(self) -> dict[bytes_, bytes_]:
+    def raw_xattrs(self) -> dict[bytes, bytes]:
         return {_xattr_name(key): b64decode(value) for key, value in self.xattrs.items()}
 
 
-bytes_ = bytes  # the class above has a field named `bytes`
-
-
 class Header(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """First line of a structure file: whose children follow. `path` is below the archive's root; the root's is empty."""
+    """First line of a structure file: whose children follow. path: below the archive's root, which is empty."""
 
     xtar: str
     tag: str

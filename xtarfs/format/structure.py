@@ -89,9 +89,7 @@ class Writer:
             self._close_block()
         head = pack_block(to_line(header))
         shift = len(head)
-        starts = [
-            BlockStart(s.at + shift, s.length, s.count, s.first, s.first_b64) for s in self._starts
-        ]
+        starts = [BlockStart(s.at + shift, s.length, s.count, s.first, s.first_b64) for s in self._starts]
         index = pack_block(to_line(Index(starts)))
         return b"".join([head, *self._blocks, index]), len(index)
 
@@ -108,4 +106,3 @@ def parse_single(text: bytes) -> tuple[Header, list[Record]]:
     """Header and records of a structure file of one block."""
     line, _, rest = text.partition(b"\n")
     return parse_header(line), parse_records(rest)
-

@@ -87,15 +87,9 @@ def pack(header: Header) -> bytes:
 
     The last 512 bytes are all that depends on `size`, so that a size known only later can be patched in place.
     """
-    pax = dict(header.pax)
-    for key, value, width in (
-        ("path", header.name, 100),
-        ("linkpath", header.link, 100),
-        ("uname", header.user, 31),
-        ("gname", header.group, 31),
-    ):
-        if len(value) > width:
-            pax[key] = value
+    long = {"path": (header.name, 100), "linkpath": (header.link, 100), "uname": (header.user, 31)}
+    long["gname"] = (header.group, 31)
+    pax = header.pax | {key: value for key, (value, width) in long.items() if len(value) > width}
     blocks = b""
     if pax:
         body = pack_pax(pax)

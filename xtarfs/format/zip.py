@@ -143,9 +143,7 @@ def dos_time(mtime: int) -> int:
     """DOS date and time, UTC, clamped to 1980..2107."""
     seconds = min(max(mtime // 10**9, 315532800), 4354819198)
     t = time.gmtime(seconds)
-    return (
-        (t.tm_year - 1980) << 25 | t.tm_mon << 21 | t.tm_mday << 16 | t.tm_hour << 11 | t.tm_min << 5 | t.tm_sec >> 1
-    )
+    return (t.tm_year - 1980) << 25 | t.tm_mon << 21 | t.tm_mday << 16 | t.tm_hour << 11 | t.tm_min << 5 | t.tm_sec >> 1
 
 
 def _from_dos_time(value: int) -> int:
@@ -226,7 +224,9 @@ def _entry(name: bytes, method: int, flags: int, dos: int, crc: int, packed: int
         packed = extras.sizes.pop(0)
     mtime = _from_dos_time(dos) if extras.seconds is None else extras.seconds * 10**9
     uid, gid = extras.owner or (-1, -1)
-    entry = Entry(name, method, crc, packed, size, 0o100000 | extras.mode, uid, gid, mtime + extras.fraction, extras.tag)
+    entry = Entry(
+        name, method, crc, packed, size, 0o100000 | extras.mode, uid, gid, mtime + extras.fraction, extras.tag
+    )
     entry.encrypted = bool(flags & _ENCRYPTED)
     if extras.sizes:
         entry.offset = extras.sizes.pop(0)
@@ -234,7 +234,7 @@ def _entry(name: bytes, method: int, flags: int, dos: int, crc: int, packed: int
 
 
 def read_local(read_at: Callable[[int, int], bytes], at: int) -> tuple[Entry, int]:
-    """The local header at `at`, and where its data begins. Raises FormatError; sizes are 0 where a descriptor follows."""
+    """The local header at `at`, and where its data begins. Sizes are 0 where a descriptor follows. Raises FormatError."""
     raw = read_at(at, _LOCAL.size)
     if len(raw) < _LOCAL.size or raw[:4] != LOCAL_SIGNATURE:
         raise FormatError("zip: no local header")
