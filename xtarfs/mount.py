@@ -1,0 +1,441 @@
+"""The life of a mount, whatever is mounted: checks, start, the word that it is ready, and its end."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import logging.handlers
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, NamedTuple, NoReturn
+
+from .errors import MountError, XtarError
+from .fuse_adapter import Binding, Callbacks, escaped, load_binding, log, serve
+from .text import escape
+from .vfs import FileSystem, Mapping
+
+FILESYSTEM_TYPE = "fuse.xtarfs"
+FOREVER = 1_000_000_000  # seconds the kernel may keep names and attributes: an archive never changes
+MAX_READ = 1 << 20  # bytes; the kernel takes less where it cannot do as much
+BUSY_RETRY = 30.0  # seconds
+_DEAD = (errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNREFUSED)  # what a mount without its process answers
+
+# What fstab and mount(8) put among the options and does not concern a read-only FUSE mount.
+_IGNORED = {
+    "ro", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev",
+    "async", "sync", "dirsync", "atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime",
+    "strictatime", "nostrictatime", "lazytime", "nolazytime", "default_permissions",
+}  # fmt: skip
+_IGNORED_PREFIXES = ("x-", "X-", "comment=", "user=")
+_PASSED_ON = {"allow_other", "allow_root", "dev", "nodev", "suid", "nosuid", "exec", "noexec"}
+_VALUES = {
+    "max_read": re.compile(r"[1-9]\d{3,8}"),
+    "uid": re.compile(r"\d{1,10}"),
+    "gid": re.compile(r"\d{1,10}"),
+    "umask": re.compile(r"[0-7]{1,4}"),
+    "idle_timeout": re.compile(r"\d+(\.\d+)?"),
+    "log_file": re.compile(r".+"),
+}
+
+
+@dataclass
+class MountOptions:
+    """The -o options, sorted by whom they concern: `mapping` the FileSystem, `flags` libfuse as they are."""
+
+    flags: set[str] = field(default_factory=set)
+    max_read: int = MAX_READ
+    mapping: Mapping = field(default_factory=Mapping)
+    idle_timeout: float = 0.0
+    log_file: str | None = None
+    nonempty: bool = False
+    writable_asked: bool = False
+
+
+def parse_options(options: Iterable[str]) -> MountOptions:
+    """Reads -o options, each maybe several with commas between. Raises MountError at the first unknown one."""
+    parsed = MountOptions()
+    for option in (part for text in options for part in text.split(",") if part):
+        name, separator, value = option.partition("=")
+        if option in _IGNORED or option.startswith(_IGNORED_PREFIXES):
+            continue
+        if option in _PASSED_ON:
+            parsed.flags.add(option)
+        elif option == "rw":
+            parsed.writable_asked = True
+        elif option == "nonempty":
+            parsed.nonempty = True
+        elif name not in _VALUES:
+            raise MountError(f"unknown mount option: {_shown(option)}")
+        elif not separator or not _VALUES[name].fullmatch(value):
+            raise MountError(f"mount option {name}: bad value {_shown(value)!r}")
+        else:
+            _set_value(parsed, name, value)
+    return parsed
+
+
+def _set_value(parsed: MountOptions, name: str, value: str) -> None:
+    if name in ("uid", "gid"):
+        parsed.mapping = parsed.mapping._replace(**{name: int(value)})
+    elif name == "umask":
+        parsed.mapping = parsed.mapping._replace(umask=int(value, 8))
+    elif name == "idle_timeout":
+        parsed.idle_timeout = float(value)
+    elif name == "max_read":
+        parsed.max_read = int(value)
+    else:
+        parsed.log_file = os.path.abspath(value)
+
+
+def mount(
+    open_filesystem: Callable[[], FileSystem],
+    mountpoint: str,
+    *,
+    fsname: str,
+    options: MountOptions,
+    foreground: bool = False,
+) -> int:
+    """Mounts what `open_filesystem` gives on the empty directory `mountpoint`.
+
+    Returns 0: in the background as soon as the mount answers, in the foreground when it has ended.
+    `open_filesystem` is called in the process that serves the mount, after all checks; until the mount is
+    ready it may write to the terminal. `fsname` is what `df` and `mount` show as the device.
+    Raises MountError, whose one line says why it cannot be mounted, or what `open_filesystem` raises.
+    """
+    mountpoint = os.path.realpath(mountpoint)
+    _check_mountpoint(mountpoint, options.nonempty)
+    binding = load_binding()
+    _check_fuse(binding, options)
+    handler = _log_handler(options.log_file, foreground)
+    if options.writable_asked:
+        print("xtar: note: rw is ignored, archives are mounted read-only", file=sys.stderr)
+
+    def run(announce: Callable[[], None]) -> None:
+        log.addHandler(handler)
+        _run(binding, open_filesystem, mountpoint, fsname, options, announce)
+
+    if foreground:
+        run(lambda: None)
+    else:
+        _start_daemon(run, mountpoint)
+    return 0
+
+
+def _run(
+    binding: Binding,
+    open_filesystem: Callable[[], FileSystem],
+    mountpoint: str,
+    fsname: str,
+    options: MountOptions,
+    announce: Callable[[], None],
+) -> None:
+    """Serves the mount until it ends. Calls `announce` when the mount has given its first answer."""
+    filesystem = open_filesystem()
+    ready = threading.Event()
+    try:
+        with _captured_stderr() as captured:
+
+            def settle() -> None:
+                if not _answers(mountpoint):
+                    return
+                ready.set()
+                captured.release()
+                announce()
+                if options.idle_timeout:
+                    _unmount_when_idle(callbacks, mountpoint, options.idle_timeout)
+
+            # libfuse may yet fail after it has called init, so a request from outside is what tells.
+            starter = threading.Thread(target=settle, daemon=True)
+            callbacks = Callbacks(binding, filesystem, starter.start, options.max_read)
+            reason = "it ended at once"
+            try:
+                serve(binding, callbacks, mountpoint, _libfuse_options(binding, fsname, options))
+            except RuntimeError as error:
+                reason = f"libfuse gave error {error}"  # after the start: libfuse 3 was ended by a signal
+            if not ready.is_set():
+                raise MountError(f"cannot mount on {_shown(mountpoint)}: {captured.text() or reason}")
+    finally:
+        filesystem.close()
+
+
+def _answers(mountpoint: str) -> bool:
+    try:
+        os.stat(mountpoint)
+    except OSError as error:
+        # The root's own trouble is an answer too.
+        return error.errno not in _DEAD
+    return True
+
+
+def _libfuse_options(binding: Binding, fsname: str, options: MountOptions) -> dict[str, str | bool]:
+    timeout = FOREVER
+    if options.idle_timeout:
+        # Names that are in use must come back to us before the time is over, or a mount that is read
+        # from the kernel's caches alone would look idle.
+        timeout = max(1, int(options.idle_timeout / 2))
+    given: dict[str, str | bool] = {
+        "ro": True,
+        "fsname": escaped(fsname),
+        "subtype": "xtarfs",
+        "default_permissions": True,
+        "use_ino": True,
+        "readdir_ino": True,
+        "kernel_cache": True,
+        "entry_timeout": str(timeout),
+        "attr_timeout": str(timeout),
+        "negative_timeout": str(timeout),
+        "max_read": str(options.max_read),
+    }
+    if binding.libfuse == 2 and options.nonempty:
+        given["nonempty"] = True
+    return given | dict.fromkeys(sorted(options.flags), True)
+
+
+# --- before ---
+
+
+def _check_mountpoint(mountpoint: str, nonempty: bool) -> None:
+    """Raises MountError where `mountpoint` cannot be mounted on."""
+    shown = _shown(mountpoint)
+    try:
+        if not stat.S_ISDIR(os.stat(mountpoint).st_mode):
+            raise MountError(f"{shown}: the mount point is not a directory")
+        if _mounted(mountpoint):
+            os.statvfs(mountpoint)  # stat may be answered from the cache though the mount is dead
+            raise MountError(f"{shown}: something is already mounted there")
+        with os.scandir(mountpoint) as entries:
+            if not nonempty and any(True for _ in entries):
+                raise MountError(f"{shown}: the mount point is not empty (-o nonempty mounts over it)")
+    except FileNotFoundError:
+        raise MountError(f"{shown}: the mount point does not exist") from None
+    except OSError as error:
+        if error.errno in _DEAD:
+            raise MountError(
+                f"{shown}: a dead mount is left there; run `xtar umount {shown}` first"
+            ) from None
+        raise MountError(f"{shown}: cannot mount there: {error.strerror}") from None
+
+
+def _check_fuse(binding: Binding, chosen: MountOptions) -> None:
+    if not os.path.exists("/dev/fuse"):
+        raise MountError(
+            "/dev/fuse is missing: run `modprobe fuse` as root; "
+            "a container needs --device /dev/fuse --cap-add SYS_ADMIN"
+        )
+    if os.geteuid() == 0:
+        return
+    if not _fusermount():
+        raise MountError("fusermount is missing, which lets users mount: apt install fuse3")
+    if chosen.flags & {"allow_other", "allow_root"} and not _others_allowed():
+        raise MountError("allow_other is for root only, unless /etc/fuse.conf has the line user_allow_other")
+
+
+def _others_allowed() -> bool:
+    try:
+        with open("/etc/fuse.conf", encoding="utf-8", errors="replace") as configuration:
+            return any(line.strip() == "user_allow_other" for line in configuration)
+    except OSError:
+        return False
+
+
+# --- the process that serves ---
+
+
+def _start_daemon(run: Callable[[Callable[[], None]], None], mountpoint: str) -> None:
+    """Has `run` work in a process of its own; returns when that announces itself, or raises its error."""
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        # A second fork gives the server to init, so that no caller has to wait for it.
+        if os.fork() == 0:
+            os.close(reading)
+            _serve_and_exit(run, writing)
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with open(reading, "rb") as pipe:
+        message = pipe.read().decode("utf-8", "replace")
+    if not message:
+        raise MountError(
+            f"cannot mount on {_shown(mountpoint)}: the process that serves it died at the start"
+        )
+    if message != "ready":
+        raise MountError(message)
+
+
+def _serve_and_exit(run: Callable[[Callable[[], None]], None], pipe: int) -> NoReturn:
+    def announce() -> None:
+        os.setsid()
+        os.chdir("/")
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+        tell("ready")
+
+    def tell(message: str) -> None:
+        nonlocal pipe
+        if pipe >= 0:
+            os.write(pipe, message.encode("utf-8", "backslashreplace"))
+            os.close(pipe)
+            pipe = -1
+        else:
+            log.error("the mount ended: %s", message)
+
+    try:
+        run(announce)
+    except XtarError as error:
+        tell(str(error))
+    except BaseException as error:
+        tell(f"cannot mount: {type(error).__name__}: {_shown(str(error))}")
+    finally:
+        os._exit(0)
+
+
+class _Captured:
+    """Standard error while libfuse starts, in a file instead of on the terminal."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._terminal = os.dup(2)
+        os.dup2(file.fileno(), 2)
+
+    def release(self) -> None:
+        if self._terminal >= 0:
+            os.dup2(self._terminal, 2)
+            os.close(self._terminal)
+            self._terminal = -1
+
+    def text(self) -> str:
+        """What was written so far, as one line."""
+        self._file.seek(0)
+        lines = self._file.read().decode("utf-8", "replace").splitlines()
+        return "; ".join(_shown(line.strip()) for line in lines if line.strip())
+
+
+@contextmanager
+def _captured_stderr() -> Iterator[_Captured]:
+    sys.stderr.flush()
+    # In memory, as a mount at boot time may find no writable folder.
+    with open(os.memfd_create("stderr"), "w+b") as file:
+        captured = _Captured(file)
+        try:
+            yield captured
+        finally:
+            captured.release()
+
+
+def _log_handler(log_file: str | None, foreground: bool) -> logging.Handler:
+    handler: logging.Handler = logging.NullHandler()
+    if log_file:
+        try:
+            handler = logging.FileHandler(log_file)
+        except OSError as error:
+            raise MountError(f"cannot log to {_shown(log_file)}: {error.strerror}") from None
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    elif foreground:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("xtar: %(message)s"))
+    elif os.path.exists("/dev/log"):
+        handler = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
+        handler.setFormatter(logging.Formatter("xtarfs[%(process)d]: %(message)s"))
+    return handler
+
+
+# --- the end ---
+
+
+def unmount(mountpoint: str) -> None:
+    """Ends the xtar mount on `mountpoint`, also a dead one. Raises MountError when busy or not mounted."""
+    mountpoint = os.path.realpath(mountpoint)
+    shown = _shown(mountpoint)
+    entry = _mounted(mountpoint)
+    if entry is None:
+        raise MountError(f"{shown}: nothing is mounted there")
+    if entry.type != FILESYSTEM_TYPE:
+        raise MountError(f"{shown}: not an xtar mount but {entry.type}")
+    reason = _plain_unmount(mountpoint)
+    if reason == os.strerror(errno.EBUSY):
+        raise MountError(
+            f"{shown} is busy: a process has a file open or its current folder there (`fuser -vm {shown}` lists)"
+        )
+    if reason:
+        raise MountError(f"cannot unmount {shown}: {reason}")
+
+
+def _plain_unmount(mountpoint: str) -> str | None:
+    """Unmounts, never lazily. The reason why it could not, or None."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    nofollow = 8
+    if libc.umount2(os.fsencode(mountpoint), nofollow) == 0:
+        return None
+    code = ctypes.get_errno()
+    program = _fusermount()
+    if code != errno.EPERM or not program:
+        return os.strerror(code)
+    # A user's mount; fusermount is setuid root and knows whose it is.
+    done = subprocess.run([program, "-u", mountpoint], check=False, capture_output=True)
+    if done.returncode == 0:
+        return None
+    text = _shown(done.stderr.decode("utf-8", "replace").strip())
+    busy = os.strerror(errno.EBUSY)
+    return busy if busy in text else text or f"{program} failed"
+
+
+def _unmount_when_idle(callbacks: Callbacks, mountpoint: str, timeout: float) -> None:
+    """Unmounts after `timeout` seconds without a request, unless something is open or stands there.
+
+    The kernel answers much from its caches without us; that it calls the mount busy is what decides.
+    """
+    own = _mounted(mountpoint)
+    wait = timeout
+    while True:
+        time.sleep(wait)
+        idle = time.monotonic() - callbacks.last_request
+        if idle < timeout:
+            wait = timeout - idle
+        elif _mounted(mountpoint) != own:
+            wait = BUSY_RETRY  # something else is mounted over us
+        elif _plain_unmount(mountpoint) is None:
+            return
+        else:
+            wait = min(timeout, BUSY_RETRY)
+
+
+class _Mounted(NamedTuple):
+    device: str
+    type: str
+
+
+def _mounted(mountpoint: str) -> _Mounted | None:
+    """What is mounted on the absolute path `mountpoint`, the topmost if several; None if nothing is."""
+    wanted = os.fsencode(mountpoint)
+    found = None
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            left, _, right = line.partition(b" - ")
+            fields = left.split(b" ")
+            path = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
+            if path == wanted:
+                found = _Mounted(fields[2].decode(), right.split(b" ")[0].decode())
+    return found
+
+
+def _fusermount() -> str | None:
+    return shutil.which("fusermount3") or shutil.which("fusermount")
+
+
+def _shown(text: str) -> str:
+    """`text`, a path or what a program said, on one printable line."""
+    return escape(os.fsencode(text))
