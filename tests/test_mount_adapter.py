@@ -25,8 +25,7 @@ import pytest
 import xtarfs.mount as mount_module
 from tests.memory_fs import CHUNK, MemoryFS, Node
 from xtarfs.errors import MountError
-from xtarfs.mount import MountOptions, mount, parse_options, unmount
-from xtarfs.vfs import Mapping
+from xtarfs.mount import mount, parse_options, unmount
 
 ROOT = Path(__file__).resolve().parent.parent
 ODD_NAMES = [
@@ -52,7 +51,7 @@ def mounted(binding: str, tmp_path: Path) -> Iterator[Mounter]:
         point = tmp_path / name
         point.mkdir(exist_ok=True)
         points.append(os.fsencode(point))
-        mount(lambda: filesystem, str(point), fsname="test archive", options=parse_options(options))
+        mount(lambda: filesystem, str(point), fsname="test archive", options=options)
         pids.append(pid_of(points[-1]))
         return points[-1]
 
@@ -187,6 +186,14 @@ def test_odd_names_open(mounted: Mounter) -> None:
     assert failure(lambda: os.stat(point + b"/sub/\xff")) == errno.ENOENT
 
 
+def test_another_owner_and_hidden_permissions(mounted: Mounter) -> None:
+    point = mounted(everything(), "uid=77,gid=88", "umask=027")
+    subprocess.run([b"find", point, b"-ls"], check=True, capture_output=True)
+    for path, mode in ((b"/sub", 0o750), (b"/sub/file", 0o640), (b"/setuid", 0o6750)):
+        status = os.stat(point + path)
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (77, 88, mode)
+
+
 def test_statfs_and_source(mounted: Mounter, binding: str, tmp_path: Path) -> None:
     point = mounted(everything())
     status = os.statvfs(point)
@@ -194,7 +201,7 @@ def test_statfs_and_source(mounted: Mounter, binding: str, tmp_path: Path) -> No
     other = tmp_path / "other"
     other.mkdir()
     name = "/b a,c\\k\\054u/p \udcff=x,allow_other"
-    mount(everything, str(other), fsname=name, options=MountOptions())  # type: ignore[arg-type]
+    mount(everything, str(other), fsname=name)  # type: ignore[arg-type]
     try:
         command = ["findmnt", "-no", "FSTYPE,OPTIONS,SOURCE", "--raw", str(other)]
         kind, options, source = subprocess.run(command, capture_output=True, check=True).stdout.split()
@@ -387,7 +394,7 @@ def test_an_unexpected_exception_is_eio_and_logged_once(
 def test_a_broken_root_is_mounted_all_the_same(binding: str, tmp_path: Path) -> None:
     filesystem = MemoryFS()
     filesystem.root.fault = OSError(errno.EIO, "damaged")
-    mount(lambda: filesystem, str(tmp_path), fsname="x", options=MountOptions())  # type: ignore[arg-type, return-value]
+    mount(lambda: filesystem, str(tmp_path), fsname="x")  # type: ignore[arg-type, return-value]
     try:
         assert failure(lambda: os.listdir(tmp_path)) == errno.EIO
     finally:
@@ -405,7 +412,7 @@ def test_ready_when_it_returns(mounted: Mounter, binding: str, tmp_path: Path) -
     point = tmp_path / "m"
     point.mkdir()
     start = time.monotonic()
-    assert mount(slow, str(point), fsname="x", options=MountOptions()) == 0  # type: ignore[arg-type]
+    assert mount(slow, str(point), fsname="x") == 0  # type: ignore[arg-type]
     try:
         assert time.monotonic() - start > 0.5
         assert "sub" in os.listdir(point)
@@ -421,11 +428,11 @@ def test_relative_and_linked_mount_points(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "real ,\\\n").mkdir()
     (tmp_path / "link").symlink_to("real ,\\\n")
-    mount(everything, "link", fsname="x", options=MountOptions())  # type: ignore[arg-type]
+    mount(everything, "link", fsname="x")  # type: ignore[arg-type]
     try:
         assert (tmp_path / "real ,\\\n" / "sub").is_dir()
         with pytest.raises(MountError, match="already mounted"):
-            mount(everything, "link", fsname="x", options=MountOptions())  # type: ignore[arg-type]
+            mount(everything, "link", fsname="x")  # type: ignore[arg-type]
     finally:
         unmount("link")
     assert os.listdir("link") == []
@@ -477,7 +484,7 @@ def test_a_dead_mount_is_recognised_and_cleared(mounted: Mounter) -> None:
     assert gone(pid)
     assert failure(lambda: os.listdir(point)) in (errno.ENOTCONN, errno.ECONNABORTED)
     with pytest.raises(MountError, match=r"dead mount.*xtar umount"):
-        mount(everything, os.fsdecode(point), fsname="x", options=MountOptions())  # type: ignore[arg-type]
+        mount(everything, os.fsdecode(point), fsname="x")  # type: ignore[arg-type]
     unmount(os.fsdecode(point))
     assert os.listdir(point) == []
 
@@ -503,13 +510,13 @@ def test_idle_timeout_sees_use_that_the_kernel_answers(mounted: Mounter) -> None
 FOREGROUND = """
 import sys
 from tests.memory_fs import MemoryFS
-from xtarfs.mount import MountOptions, mount
+from xtarfs.mount import mount
 def opened():
     filesystem = MemoryFS()
     filesystem.close = lambda: print("closed", flush=True)
     filesystem.file(b"/file", b"x", fault=ValueError("bug"))
     return filesystem
-sys.exit(mount(opened, sys.argv[1], fsname="x", options=MountOptions(), foreground=True))
+sys.exit(mount(opened, sys.argv[1], fsname="x", foreground=True))
 """
 
 
@@ -540,7 +547,7 @@ def test_foreground(binding: str, tmp_path: Path, ending: str) -> None:
 
 def why_not(point: Path | str, *options: str, opened: Callable[[], Any] = MemoryFS) -> str:
     with pytest.raises(MountError) as caught:
-        mount(opened, str(point), fsname="x", options=parse_options(options))
+        mount(opened, str(point), fsname="x", options=options)
     assert not os.path.ismount(point)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -590,9 +597,9 @@ def test_what_libfuse_says_is_in_the_line(
 def in_namespace(prepare: str, tmp_path: Path, *, user: bool = False, options: str = "") -> str:
     """The error of a mount tried where /dev or /lib look different. `prepare` is run by sh in that place."""
     script = (
-        "import sys; from tests.memory_fs import MemoryFS; from xtarfs.mount import mount, parse_options, unmount\n"
+        "import sys; from tests.memory_fs import MemoryFS; from xtarfs.mount import mount, unmount\n"
         "try:\n"
-        f"    mount(MemoryFS, sys.argv[1], fsname='x', options=parse_options([{options!r}]))\n"
+        f"    mount(MemoryFS, sys.argv[1], fsname='x', options=[{options!r}])\n"
         "    unmount(sys.argv[1]); print('mounted and unmounted')\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
@@ -681,11 +688,6 @@ def test_rw_is_ignored_with_a_note(mounted: Mounter, capfd: pytest.CaptureFixtur
 def test_bad_options_are_refused(option: str) -> None:
     with pytest.raises(MountError, match=option.partition("=")[0]):
         parse_options(["ro,nosuid", option])
-
-
-def test_the_mapping_is_for_the_file_system() -> None:
-    assert parse_options(["uid=77", "umask=027,gid=88"]).mapping == Mapping(77, 88, 0o27)
-    assert parse_options([]).mapping == Mapping()
 
 
 def test_no_thread_or_file_is_left_in_the_caller(mounted: Mounter) -> None:

@@ -141,6 +141,14 @@ def escaped(value: str) -> str:
     return _as_latin1(value).replace("\\", "\\\\").replace(",", "\\,")
 
 
+class Ownership(NamedTuple):
+    """What a mount shows instead of the stored owner (None: as stored), and permission bits that it hides."""
+
+    uid: int | None = None
+    gid: int | None = None
+    umask: int = 0
+
+
 class _Listing:
     """A directory being read: the position of the next child, and the children from there on."""
 
@@ -173,10 +181,12 @@ class Callbacks:
         filesystem: FileSystem,
         on_init: Callable[[], None],
         max_read: int,
+        ownership: Ownership,
     ) -> None:
         self._filesystem = filesystem
         self._on_init = on_init
         self._max_read = max_read
+        self._ownership = ownership
         self._libfuse = binding.libfuse
         self._c_stat = binding.module.c_stat
         self._handles = itertools.count(1)
@@ -216,11 +226,12 @@ class Callbacks:
         self._on_init()
 
     def _fill(self, target: Any, attributes: Attributes) -> None:
-        target.st_mode = attributes.mode
+        uid, gid, umask = self._ownership
+        target.st_mode = attributes.mode & ~umask
         target.st_ino = attributes.ino
         target.st_nlink = attributes.nlink
-        target.st_uid = attributes.uid
-        target.st_gid = attributes.gid
+        target.st_uid = attributes.uid if uid is None else uid
+        target.st_gid = attributes.gid if gid is None else gid
         target.st_rdev = attributes.rdev
         target.st_size = attributes.size
         target.st_blocks = attributes.blocks

@@ -17,12 +17,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, NamedTuple, NoReturn
+from typing import IO, TYPE_CHECKING, NamedTuple, NoReturn
 
 from .errors import MountError, XtarError
-from .fuse_adapter import Binding, Callbacks, escaped, load_binding, log, serve
+from .fuse_adapter import Binding, Callbacks, Ownership, escaped, load_binding, log, serve
 from .text import escape
-from .vfs import FileSystem, Mapping
+
+if TYPE_CHECKING:
+    from .vfs import FileSystem
 
 FILESYSTEM_TYPE = "fuse.xtarfs"
 FOREVER = 1_000_000_000  # seconds the kernel may keep names and attributes: an archive never changes
@@ -50,11 +52,11 @@ _VALUES = {
 
 @dataclass
 class MountOptions:
-    """The -o options, sorted by whom they concern: `mapping` the FileSystem, `flags` libfuse as they are."""
+    """The -o options, sorted by whom they concern. `flags` go to libfuse as they are."""
 
     flags: set[str] = field(default_factory=set)
     max_read: int = MAX_READ
-    mapping: Mapping = field(default_factory=Mapping)
+    ownership: Ownership = field(default_factory=Ownership)
     idle_timeout: float = 0.0
     log_file: str | None = None
     nonempty: bool = False
@@ -85,9 +87,9 @@ def parse_options(options: Iterable[str]) -> MountOptions:
 
 def _set_value(parsed: MountOptions, name: str, value: str) -> None:
     if name in ("uid", "gid"):
-        parsed.mapping = parsed.mapping._replace(**{name: int(value)})
+        parsed.ownership = parsed.ownership._replace(**{name: int(value)})
     elif name == "umask":
-        parsed.mapping = parsed.mapping._replace(umask=int(value, 8))
+        parsed.ownership = parsed.ownership._replace(umask=int(value, 8))
     elif name == "idle_timeout":
         parsed.idle_timeout = float(value)
     elif name == "max_read":
@@ -101,27 +103,29 @@ def mount(
     mountpoint: str,
     *,
     fsname: str,
-    options: MountOptions,
+    options: Iterable[str] = (),
     foreground: bool = False,
 ) -> int:
     """Mounts what `open_filesystem` gives on the empty directory `mountpoint`.
 
     Returns 0: in the background as soon as the mount answers, in the foreground when it has ended.
     `open_filesystem` is called in the process that serves the mount, after all checks; until the mount is
-    ready it may write to the terminal. `fsname` is what `df` and `mount` show as the device.
+    ready it may write to the terminal. `fsname` is what `df` and `mount` show as the device;
+    `options` are those behind -o, each maybe several with commas between.
     Raises MountError, whose one line says why it cannot be mounted, or what `open_filesystem` raises.
     """
+    chosen = parse_options(options)
     mountpoint = os.path.realpath(mountpoint)
-    _check_mountpoint(mountpoint, options.nonempty)
+    _check_mountpoint(mountpoint, chosen.nonempty)
     binding = load_binding()
-    _check_fuse(binding, options)
-    handler = _log_handler(options.log_file, foreground)
-    if options.writable_asked:
+    _check_fuse(binding, chosen)
+    handler = _log_handler(chosen.log_file, foreground)
+    if chosen.writable_asked:
         print("xtar: note: rw is ignored, archives are mounted read-only", file=sys.stderr)
 
     def run(announce: Callable[[], None]) -> None:
         log.addHandler(handler)
-        _run(binding, open_filesystem, mountpoint, fsname, options, announce)
+        _run(binding, open_filesystem, mountpoint, fsname, chosen, announce)
 
     if foreground:
         run(lambda: None)
@@ -155,7 +159,7 @@ def _run(
 
             # libfuse may yet fail after it has called init, so a request from outside is what tells.
             starter = threading.Thread(target=settle, daemon=True)
-            callbacks = Callbacks(binding, filesystem, starter.start, options.max_read)
+            callbacks = Callbacks(binding, filesystem, starter.start, options.max_read, options.ownership)
             reason = "it ended at once"
             try:
                 serve(binding, callbacks, mountpoint, _libfuse_options(binding, fsname, options))
