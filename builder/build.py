@@ -15,7 +15,7 @@ from .compress import Settings
 from .links import LinkTable
 from .output import Output
 from .scan import Census, Scanner, Selection, take_census
-from .write import ArchiveWriter, Result
+from .write import ArchiveWriter, Result, Setup
 
 
 @dataclass(slots=True)
@@ -33,11 +33,11 @@ def build(
     source: str,
     destination: str,
     options: Options,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda size, total: None,
 ) -> Result:
     """Writes the directory `source` as the archive `destination`, which appears only when it is complete.
 
-    progress(bytes done, bytes in all) is called as files are stored. Files that cannot be read are named in the
+    progress(bytes more, bytes in all) is called as files are stored. Files that cannot be read are named in the
     result. Raises UsageError and BuildError, nothing being left under `destination` then.
     """
     result = Result()
@@ -52,15 +52,9 @@ def build(
             own = {out.identity} | _identity(destination)
             census = take_census(Scanner(source, options.selection, _ignore, _ignore, own), links)
             scanner = Scanner(source, options.selection, result.problem, result.notice, own)
-            done = 0
-
-            def advance(size: int) -> None:
-                nonlocal done
-                done += size
-                progress(done, census.size)
-
-            writer = ArchiveWriter(out, pool, jobs, options.settings, links, census, result, work_dir, advance)
-            writer.write(scanner.steps(), source)
+            setup = Setup(source, work_dir, options.settings, jobs, census.digest[:6])
+            writer = ArchiveWriter(out, pool, setup, links, result, lambda size: progress(size, census.size))
+            writer.write(scanner.steps())
             result.excluded = scanner.excluded
             out.commit()
     except OSError as error:

@@ -29,7 +29,8 @@ _LEVELS = {  # level: (libdeflate's for a member of one chunk, zlib-ng's for chu
     8: (9, 7),
     9: (10, 9),
 }
-DEFAULT_LEVEL = 6
+DEFAULT_LEVEL, MAX_LEVEL = 6, 9
+MIN_CHUNK = 4096
 _SAMPLES = 16
 _WORTHWHILE = 0.98  # a sample that packs to more than this share of its size promises nothing
 

@@ -29,7 +29,7 @@ from .compress import SEGMENT, Settings
 from .files import Job, LargeFile, Stored, describe, describe_link, describe_native, read_xattrs, store_small
 from .links import LinkTable
 from .output import Output
-from .scan import Census, Enter, Item, Leave, Step
+from .scan import Enter, Item, Leave, Step
 
 _BATCH_FILES = 32
 _BATCH_BYTES = SEGMENT
@@ -160,6 +160,17 @@ class _Directory:
     subdirectories: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What stays the same for a whole build. tag: the six bytes that mark every member of the archive."""
+
+    source: str
+    work_dir: str
+    settings: Settings
+    jobs: int
+    tag: bytes
+
+
 class ArchiveWriter:
     """Writes one archive to `out` from the steps of a scanner."""
 
@@ -167,34 +178,31 @@ class ArchiveWriter:
         self,
         out: Output,
         pool: Executor,
-        jobs: int,
-        settings: Settings,
+        setup: Setup,
         links: LinkTable,
-        census: Census,
         result: Result,
-        work_dir: str,
         progress: Callable[[int], None],
     ) -> None:
         self._out = out
-        self._lookahead = Lookahead(pool, jobs, settings)
-        self._settings = settings
-        self._large = LargeFile(out, pool, jobs, settings)
+        self._lookahead = Lookahead(pool, setup.jobs, setup.settings)
+        self._settings = setup.settings
+        self._large = LargeFile(out, pool, setup.jobs, setup.settings)
         self._links = links
-        self._tag = census.digest[:6]
+        self._tag = setup.tag
         self._result = result
         self._progress = progress
-        self._catalogue: IO[bytes] = tempfile.TemporaryFile(dir=work_dir)  # noqa: SIM115
-        self._origin = _OriginLog(tempfile.TemporaryFile(dir=work_dir))  # noqa: SIM115
+        self._catalogue: IO[bytes] = tempfile.TemporaryFile(dir=setup.work_dir)  # noqa: SIM115
+        self._origin = _OriginLog(tempfile.TemporaryFile(dir=setup.work_dir), setup.source)  # noqa: SIM115
         self._stack: list[_Directory] = []
         self._inos = 0
         self._failed: set[int] = set()
 
-    def write(self, steps: Iterator[Step], source: str) -> None:
+    def write(self, steps: Iterator[Step]) -> None:
         for work in self._lookahead.run(self._plan(steps)):
             if isinstance(work.step, Enter):
                 self._enter(work.step, work.job)
             elif isinstance(work.step, Leave):
-                self._leave(source)
+                self._leave()
             else:
                 assert work.job
                 self._store(work.job, work.stored)
@@ -304,14 +312,14 @@ class ArchiveWriter:
             directory.record.files += 1
             directory.record.total += record.size
 
-    def _leave(self, source: str) -> None:
+    def _leave(self) -> None:
         directory = self._stack.pop()
         record = directory.record
         record.nlink = 2 + directory.subdirectories
         self._result.directories += 1
         structure = self._write_structure(directory)
         if not self._stack:
-            self._finish(directory, structure, source)
+            self._finish(directory, structure)
             return
         self._out.write(tar.END)
         parent = self._stack[-1]
@@ -347,11 +355,11 @@ class ArchiveWriter:
         self._out.write(bytes(tar.padding(len(data))))
         return at
 
-    def _finish(self, root: _Directory, structure: Structure, source: str) -> None:
+    def _finish(self, root: _Directory, structure: Structure) -> None:
         self._result.identifier = root.record.sha256
         self._result.files, self._result.content = root.record.files, root.record.total
         catalogue = self._spool(member.CATALOGUE_NAME, self._catalogue, tar.ROLE_CATALOGUE, root)
-        origin = self._spool(member.ORIGIN_NAME, self._origin.finish(source), tar.ROLE_ORIGIN, root)
+        origin = self._spool(member.ORIGIN_NAME, self._origin.finish(), tar.ROLE_ORIGIN, root)
         result = self._result
         facts = locator.Locator(
             xtar=FORMAT,
@@ -387,10 +395,13 @@ class _OriginLog:
     A later incremental copy compares these; they stay outside the archive's identifier.
     """
 
-    def __init__(self, spool: IO[bytes]) -> None:
+    def __init__(self, spool: IO[bytes], source: str) -> None:
         self._spool = spool
         self._lines: list[bytes] = []
         self._size = 0
+        created = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+        facts = Origin(created=created, host=os.uname().nodename, source=os.path.abspath(source))
+        self._spool.write(pack_block(msgspec.json.encode(facts) + b"\n"))
 
     def add(self, ino: int, attributes: os.stat_result) -> None:
         line = b'[%d,"%s",%d,%d]\n' % (
@@ -404,11 +415,7 @@ class _OriginLog:
         if self._size >= BLOCK_TARGET:
             self._flush()
 
-    def finish(self, source: str) -> IO[bytes]:
-        """Closes the log with its facts, as the last line."""
-        created = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
-        facts = Origin(created=created, host=os.uname().nodename, source=os.path.abspath(source))
-        self._lines.append(msgspec.json.encode(facts) + b"\n")
+    def finish(self) -> IO[bytes]:
         self._flush()
         return self._spool
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import NamedTuple, ParamSpec, TypeVar
@@ -44,14 +43,6 @@ class Attributes(NamedTuple):
     mtime_ns: int
 
 
-class Mapping(NamedTuple):
-    """What a mount shows instead of the stored owner, and permission bits that it hides; None: as stored."""
-
-    uid: int | None = None
-    gid: int | None = None
-    umask: int = 0
-
-
 def _as_os_errors(method: Callable[P, T]) -> Callable[P, T]:
     """Turns the archive's errors into errno: what is not there is ENOENT, what cannot be had is EIO."""
 
@@ -69,12 +60,27 @@ def _as_os_errors(method: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def _attributes(record: Record) -> Attributes:
+    size = record.size
+    data = size - sum(end - start for start, end in record.holes) if record.holes else size
+    return Attributes(
+        record.st_mode,
+        record.ino,
+        record.nlink,
+        record.uid,
+        record.gid,
+        os.makedev(record.major, record.minor) if record.major or record.minor else 0,
+        _BLOCK if record.is_dir else size,  # what most file systems show for a small directory
+        -(-data // _BLOCK) * (_BLOCK // 512) if record.type == FILE else 0,
+        record.mtime_ns,
+    )
+
+
 class FileSystem:
     """A read-only view of an open archive. Paths are absolute bytes, `b"/"` the root."""
 
-    def __init__(self, archive: Archive, mapping: Mapping = Mapping()) -> None:  # noqa: B008 - immutable
+    def __init__(self, archive: Archive) -> None:
         self.archive = archive
-        self._mapping = mapping
         self._nodes: LRU[bytes, Node] = LRU(_CACHED_PATHS)
 
     def close(self) -> None:
@@ -82,7 +88,7 @@ class FileSystem:
 
     @_as_os_errors
     def getattr(self, path: bytes) -> Attributes:
-        return self._attributes(self._node(path).record)
+        return _attributes(self._node(path).record)
 
     @_as_os_errors
     def readdir(self, path: bytes, start: int = 0) -> Iterator[tuple[bytes, Attributes]]:
@@ -152,25 +158,9 @@ class FileSystem:
     def _entries(self, node: Node, start: int) -> Iterator[tuple[bytes, Attributes]]:
         try:
             for child in self.archive.children(node, start):
-                yield child.record.raw_name, self._attributes(child.record)
+                yield child.record.raw_name, _attributes(child.record)
         except XtarError as error:
             raise OSError(errno.EIO, str(error)) from None
-
-    def _attributes(self, record: Record) -> Attributes:
-        uid, gid, umask = self._mapping
-        size = record.size
-        data = size - sum(end - start for start, end in record.holes) if record.holes else size
-        return Attributes(
-            record.st_mode & ~umask,
-            record.ino,
-            record.nlink,
-            record.uid if uid is None else uid,
-            record.gid if gid is None else gid,
-            os.makedev(record.major, record.minor) if record.major or record.minor else 0,
-            size,
-            -(-data // _BLOCK) * (_BLOCK // 512) if stat.S_ISREG(record.st_mode) else 0,
-            record.mtime_ns,
-        )
 
     def _own_xattr(self, node: Node, name: str) -> bytes | None:
         record = node.record

@@ -5,6 +5,8 @@ It lies right before the two zero blocks that end the tar, so the last few kilob
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from ..errors import FormatError
@@ -46,7 +48,7 @@ class Locator(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Origin(msgspec.Struct, kw_only=True):
-    """Last line of the origin member: seconds since 1970, host name and directory of the build."""
+    """First line, and block, of the origin member: seconds since 1970, host name and directory of the build."""
 
     created: int
     host: str
@@ -54,6 +56,7 @@ class Origin(msgspec.Struct, kw_only=True):
 
 
 _decoder = msgspec.json.Decoder(Locator)
+_origin_decoder = msgspec.json.Decoder(Origin)
 
 
 def pack(locator: Locator) -> bytes:
@@ -75,3 +78,12 @@ def find(tail: bytes) -> Locator | None:
         except (FormatError, msgspec.MsgspecError):
             continue
     return None
+
+
+def read_origin(read_at: Callable[[int, int], bytes], place: Place) -> Origin | None:
+    """When and where the archive was made; None if that is damaged."""
+    try:
+        length = block_length(read_at(place.at, HEAD_SIZE))
+        return _origin_decoder.decode(unpack_block(read_at(place.at, min(length, place.size))))
+    except (FormatError, msgspec.MsgspecError):
+        return None

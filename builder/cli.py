@@ -1,0 +1,128 @@
+"""The command `xtar`: the reading commands of `xtarfs.cli`, and `build`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from xtarfs import cli
+from xtarfs.console import DONE, PARTLY, Commands, complain
+
+if TYPE_CHECKING:
+    from .build import Options
+    from .write import Result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The entry point of the command `xtar`; gives its exit code."""
+    return cli.main(argv, more=[_add_build])
+
+
+def _add_build(commands: Commands) -> None:
+    parser = commands.add_parser("build", help="write a folder as an archive")
+    parser.add_argument("directory", metavar="DIR", help="the folder to back up; it is only read")
+    parser.add_argument("-o", "--output", metavar="OUT.xtar", required=True, help="the archive to write")
+    parser.add_argument("--force", action="store_true", help="replace OUT.xtar if it exists")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be stored")
+    selection = parser.add_argument_group("what to store")
+    selection.add_argument(
+        "--exclude",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="leave out what a gitignore-style pattern matches; a bare name matches at any depth",
+    )
+    selection.add_argument("--exclude-from", metavar="FILE", action="append", default=[], help="patterns, one a line")
+    selection.add_argument("--exclude-caches", action="store_true", help="leave out folders with a CACHEDIR.TAG")
+    selection.add_argument("--files-from", metavar="FILE|-", help="store only these paths, one a line or NUL-ended")
+    selection.add_argument("--one-file-system", action="store_true", help="do not enter other file systems")
+    how = parser.add_argument_group("how")
+    how.add_argument("--level", metavar="N", type=int, default=6, help="1 (fast) to 9 (small), default 6")
+    how.add_argument("--chunk-size", metavar="SIZE", default="32KiB", help="a multiple of 4KiB, default 32KiB")
+    how.add_argument("--jobs", metavar="N", type=int, default=0, help="worker threads, default one a processor")
+    how.add_argument("--work-dir", metavar="DIR", default="", help="where temporary data goes (default: $TMPDIR)")
+    parser.set_defaults(command=_build)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from xtarfs.console import progress
+
+    from .build import build, survey
+
+    options = _options(arguments)
+    if arguments.dry_run:
+        census, result = survey(arguments.directory, options)
+        result.files, result.directories, result.others = census.files, census.directories, census.others
+        result.content = census.size
+        _tell(result, f"{arguments.directory}: would store")
+        return PARTLY if result.problems else DONE
+    with progress("xtar build") as advance:
+        result = build(arguments.directory, arguments.output, options, advance)
+    _tell(result, f"{arguments.output}: stored")
+    return PARTLY if result.problems else DONE
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    from xtarfs.errors import UsageError
+    from xtarfs.format.numbers import parse_size
+
+    from .build import Options
+    from .compress import MAX_LEVEL, MIN_CHUNK, Settings
+    from .scan import Selection
+
+    chunk_size = parse_size(arguments.chunk_size)
+    if chunk_size < MIN_CHUNK or chunk_size % MIN_CHUNK or chunk_size >= 1 << 30:
+        raise UsageError(f"--chunk-size {arguments.chunk_size}: must be a multiple of 4KiB below 1GiB")
+    if not 1 <= arguments.level <= MAX_LEVEL:
+        raise UsageError(f"--level {arguments.level}: must be between 1 and {MAX_LEVEL}")
+    if not 0 <= arguments.jobs <= 256:
+        raise UsageError(f"--jobs {arguments.jobs}: must be between 1 and 256")
+    exclude = list(arguments.exclude)
+    for path in arguments.exclude_from:
+        exclude += os.fsdecode(_read(path)).splitlines()
+    selection = Selection(
+        exclude=exclude,
+        exclude_caches=arguments.exclude_caches,
+        one_file_system=arguments.one_file_system,
+        only=_listed(arguments.files_from) if arguments.files_from else None,
+    )
+    settings = Settings(arguments.level, chunk_size)
+    return Options(settings, selection, arguments.jobs, arguments.work_dir, arguments.force)
+
+
+def _listed(path: str) -> list[bytes]:
+    """The paths of --files-from: NUL-ended if there is a NUL, else one a line."""
+    data = _read(path)
+    separator = b"\0" if b"\0" in data else b"\n"
+    return [line for line in data.split(separator) if line]
+
+
+def _read(path: str) -> bytes:
+    if path == "-":
+        return sys.stdin.buffer.read()
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _tell(result: Result, what: str) -> None:
+    """The summary on stdout; what went wrong, a line each, on stderr."""
+    from xtarfs.console import human_size
+    from xtarfs.text import escape
+
+    for path, reason in result.notices:
+        complain(f"note: {escape(path)} {reason}")
+    for path, reason in result.problems:
+        complain(f"{escape(path) or '.'} {reason}")
+    counts = f"{result.files} files, {result.directories} folders, {result.others} others"
+    line = f"{what} {counts}, {human_size(result.content)}"
+    if result.size:
+        line += f" in {human_size(result.size)}"
+    if result.excluded:
+        line += f", {result.excluded} excluded"
+    if result.problems:
+        line += f", {len(result.problems)} with problems"
+    print(line)
+    if result.identifier:
+        print(f"identifier {result.identifier}")

@@ -1,0 +1,272 @@
+"""The reading half of the command `xtar`, and the mount helper `xtarfs`. Heavy modules load where they are used."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from . import __version__
+from .console import DONE, PARTLY, Commands, Parser, complain, run
+
+if TYPE_CHECKING:
+    from .reader import Archive
+
+
+def main(argv: list[str] | None = None, more: Iterable[Callable[[Commands], None]] = ()) -> int:
+    """Runs `xtar ARGV...`; `more` adds commands to those that read."""
+    parser = Parser(
+        prog="xtar",
+        description="Backups that damage cannot spread in, and that anyone can browse as a folder.",
+        epilog="Exit codes: 0 done; 1 done, but something was lost, damaged, skipped or different; 2 not done.",
+    )
+    parser.add_argument("--version", action="version", version=f"xtar {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    for add in (*more, _add_list, _add_cat, _add_extract, _add_verify, _add_info, _add_diff, _add_mount, _add_umount):
+        add(commands)
+    arguments = parser.parse_args(argv)
+    return run(lambda: arguments.command(arguments))
+
+
+def _open(path: str, cache_size: int = 16 << 20) -> Archive:
+    from .reader import Archive
+
+    archive = Archive.open(path, cache_size=cache_size)
+    for where, what in archive.tree.damage:
+        complain(f"warning: {path}: {what}" + (f" (in {os.fsdecode(where)})" if where else ""))
+    return archive
+
+
+def _exit_code(archive: Archive) -> int:
+    """1 if reading has met damage."""
+    return PARTLY if archive.tree.damage or archive.tree.ranges else DONE
+
+
+def _raw(path: str) -> bytes:
+    return b"/".join(part for part in os.fsencode(path).split(b"/") if part not in (b"", b"."))
+
+
+def _archive_argument(parser: Parser) -> None:
+    parser.add_argument("archive", metavar="ARCHIVE", help="an .xtar file, or a tar of zips made by hand")
+
+
+# -- list, cat, info -------------------------------------------------------------------------------------------
+
+
+def _add_list(commands: Commands) -> None:
+    parser = commands.add_parser("list", help="list what an archive holds")
+    _archive_argument(parser)
+    parser.add_argument("path", metavar="PATH", nargs="?", default="", help="a path inside (default: the root)")
+    parser.add_argument("-l", "--long", action="store_true", help="type, mode, links, owner, size and time as well")
+    parser.add_argument("-R", "--recursive", action="store_true", help="everything below PATH")
+    parser.add_argument("-0", "--null", action="store_true", help="names as they are, each ended by a NUL byte")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.set_defaults(command=_list)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from .console import print_json_list
+    from .listing import as_json, long_line, selected
+    from .text import escape
+
+    with _open(arguments.archive) as archive:
+        nodes = selected(archive, _raw(arguments.path), arguments.recursive)
+        if arguments.json:
+            print_json_list("entries", map(as_json, nodes))
+        elif arguments.null:
+            for node in nodes:
+                sys.stdout.buffer.write(node.path + b"\0")
+        else:
+            for node in nodes:
+                print(long_line(node) if arguments.long else escape(node.path))
+        return _exit_code(archive)
+
+
+def _add_cat(commands: Commands) -> None:
+    parser = commands.add_parser("cat", help="write a file's content to standard output")
+    _archive_argument(parser)
+    parser.add_argument("path", metavar="PATH", help="the file's path inside")
+    parser.set_defaults(command=_cat)
+
+
+def _cat(arguments: argparse.Namespace) -> int:
+    from .errors import UsageError
+
+    with _open(arguments.archive) as archive:
+        node = archive.lookup(_raw(arguments.path))
+        if node.record.type != "file":
+            raise UsageError(f"{arguments.path}: is a {node.record.type}, not a file")
+        for piece in archive.pieces(node):
+            if piece.error:
+                sys.stdout.flush()
+                complain(f"{arguments.archive}: {piece.error}; the output ends there")
+                return PARTLY
+            sys.stdout.buffer.write(piece.data)
+        return _exit_code(archive)
+
+
+def _add_info(commands: Commands) -> None:
+    parser = commands.add_parser("info", help="what an archive says of itself: identifier, origin, totals")
+    _archive_argument(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.set_defaults(command=_info)
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    import time
+
+    from .console import human_size, print_json
+    from .listing import info
+
+    with _open(arguments.archive) as archive:
+        facts = info(archive)
+        if arguments.json:
+            print_json(facts)
+            return _exit_code(archive)
+        for key, value in facts.items():
+            if key == "created" and value is not None:
+                value = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(value))
+            elif key in ("bytes", "size", "catalogue_size"):
+                value = f"{value} ({human_size(value)})"
+            print(f"{key.replace('_', ' ') + ':':16}{'unknown' if value is None else value}")
+        return _exit_code(archive)
+
+
+# -- extract, verify, diff -------------------------------------------------------------------------------------
+
+
+def _add_extract(commands: Commands) -> None:
+    parser = commands.add_parser("extract", help="restore files, or everything, into a folder")
+    _archive_argument(parser)
+    parser.add_argument("paths", metavar="PATH", nargs="*", help="files or folders inside (default: everything)")
+    parser.add_argument("-C", "--directory", metavar="DEST", required=True, help="the folder to restore into")
+    parser.add_argument("--force", action="store_true", help="replace files that exist in DEST")
+    parser.add_argument("--numeric-owner", action="store_true", help="owners by number, not by name")
+    parser.add_argument("--no-owner", action="store_true", help="leave owners to the system")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be restored")
+    parser.add_argument(
+        "--on-damage",
+        choices=("stop", "skip", "hole"),
+        default="skip",
+        help="end at the first damaged file, leave damaged files out (default), or restore them with holes",
+    )
+    parser.set_defaults(command=_extract)
+
+
+def _extract(arguments: argparse.Namespace) -> int:
+    from .extract import ExtractOptions, extract
+    from .text import escape
+
+    options = ExtractOptions(
+        force=arguments.force,
+        numeric_owner=arguments.numeric_owner,
+        no_owner=arguments.no_owner,
+        dry_run=arguments.dry_run,
+        on_damage=arguments.on_damage,
+    )
+    ...
+    return DONE
+
+
+def _add_verify(commands: Commands) -> None:
+    parser = commands.add_parser("verify", help="read and check every byte of an archive")
+    _archive_argument(parser)
+    parser.add_argument("--id", metavar="HEX", help="the identifier that the archive must have")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.set_defaults(command=_verify)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    raise NotImplementedError
+
+
+def _add_diff(commands: Commands) -> None:
+    parser = commands.add_parser("diff", help="compare an archive with a folder or another archive")
+    _archive_argument(parser)
+    parser.add_argument("other", metavar="DIR|ARCHIVE", help="what to compare with")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.set_defaults(command=_diff)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    raise NotImplementedError
+
+
+# -- mount, umount ---------------------------------------------------------------------------------------------
+
+
+def _add_mount(commands: Commands) -> None:
+    parser = commands.add_parser("mount", help="show an archive as a read-only folder")
+    _archive_argument(parser)
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT", help="an empty folder")
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground until unmounted")
+    parser.add_argument(
+        "-o",
+        "--options",
+        metavar="OPTS",
+        action="append",
+        default=[],
+        help="mount options, with commas between: allow_other, uid=N, gid=N, umask=OCT, idle_timeout=SECONDS, ...",
+    )
+    parser.add_argument("--cache-size", metavar="SIZE", default="64MiB", help="unpacked data kept (default 64MiB)")
+    parser.set_defaults(command=_mount)
+
+
+def _mount(arguments: argparse.Namespace) -> int:
+    return _mount_archive(
+        arguments.archive, arguments.mountpoint, arguments.options, arguments.foreground, arguments.cache_size
+    )
+
+
+def _mount_archive(archive: str, mountpoint: str, options: list[str], foreground: bool, cache_size: str) -> int:
+    from .format.numbers import parse_size
+    from .mount import mount
+    from .vfs import FileSystem
+
+    size = parse_size(cache_size)
+    path = os.path.abspath(archive)
+    return mount(lambda: FileSystem(_open(path, size)), mountpoint, fsname=path, options=options, foreground=foreground)
+
+
+def _add_umount(commands: Commands) -> None:
+    parser = commands.add_parser("umount", help="end a mount")
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT")
+    parser.set_defaults(command=_umount)
+
+
+def _umount(arguments: argparse.Namespace) -> int:
+    from .mount import unmount
+
+    unmount(arguments.mountpoint)
+    return DONE
+
+
+def mount_helper(argv: list[str] | None = None) -> int:
+    """`xtarfs ARCHIVE MOUNTPOINT [-o OPTS]`, as mount(8) and fstab call it."""
+    parser = Parser(prog="xtarfs", description="Mounts an .xtar archive; the helper that mount(8) and fstab call.")
+    parser.add_argument("--version", action="version", version=f"xtarfs {__version__}")
+    _archive_argument(parser)
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT")
+    parser.add_argument("-o", "--options", metavar="OPTS", action="append", default=[], help="mount options")
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground until unmounted")
+    parser.add_argument("-n", action="store_true", help="ignored; mount(8) passes it")
+    parser.add_argument("-s", action="store_true", help="ignored; mount(8) passes it")
+    parser.add_argument("-v", action="store_true", help="ignored; mount(8) passes it")
+    arguments = parser.parse_args(argv)
+    options, cache_size = _take_cache_size(arguments.options)
+    return run(
+        lambda: _mount_archive(arguments.archive, arguments.mountpoint, options, arguments.foreground, cache_size)
+    )
+
+
+def _take_cache_size(options: list[str]) -> tuple[list[str], str]:
+    """fstab has no place for --cache-size: `-o cache_size=256MiB` says it."""
+    rest, size = [], "64MiB"
+    for option in ",".join(options).split(","):
+        if option.startswith("cache_size="):
+            size = option.partition("=")[2]
+        elif option:
+            rest.append(option)
+    return rest, size

@@ -1,0 +1,109 @@
+"""The terminal: one-line errors, exit codes, progress, JSON documents."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn, Protocol
+
+from .errors import XtarError
+
+DONE, PARTLY, NOT_DONE = 0, 1, 2
+_INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message}; see '{self.prog} --help'")
+        sys.exit(NOT_DONE)
+
+
+class Commands(Protocol):
+    """What argparse gives to add subcommands to."""
+
+    def add_parser(self, name: str, *, help: str) -> Parser: ...
+
+
+def complain(message: str) -> None:
+    """One line on stderr, whatever a name in it may contain."""
+    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
+    print(f"xtar: {text.encode('utf-8', 'replace').decode()}", file=sys.stderr)
+
+
+def run(command: Callable[[], int]) -> int:
+    """The exit code of a command; its errors become one line."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except XtarError as error:
+        complain(str(error))
+        return NOT_DONE
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return NOT_DONE
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return _INTERRUPTED
+    except OSError as error:
+        complain(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        return NOT_DONE
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+class Advance(Protocol):
+    """Tells a progress bar of bytes done, and of a total learned meanwhile."""
+
+    def __call__(self, size: int, total: int = 0) -> None: ...
+
+
+@contextmanager
+def progress(what: str, total: int = 0) -> Iterator[Advance]:
+    """A bar with rate and time left on a terminal, nothing elsewhere. Yields advance(bytes[, new total])."""
+    if not sys.stderr.isatty():
+        yield lambda size, total=0: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(desc=what, total=total or None, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+
+        def advance(size: int, total: int = 0) -> None:
+            bar.total = total or bar.total
+            bar.update(size)
+
+        yield advance
+
+
+def print_json(document: Any) -> None:
+    print(json.dumps(document, ensure_ascii=False))
+
+
+def print_json_list(key: str, rows: Iterable[Any]) -> None:
+    """`{"key": [...]}` written row by row, so that a long list takes no memory."""
+    write = sys.stdout.write
+    write(f'{{"{key}": [')
+    for number, row in enumerate(rows):
+        write(",\n" if number else "\n")
+        write(json.dumps(row, ensure_ascii=False))
+    write("\n]}\n")
+
+
+def human_size(size: float) -> str:
+    """Decimal units, three digits: `115 MB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError
