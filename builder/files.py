@@ -168,6 +168,8 @@ def store_small(job: Job, settings: Settings) -> Stored:
     record.sha256 = hashlib.sha256(data).hexdigest()
     packed = compress.pack_whole(data, settings)
     record.method, record.packed = packed.method, len(packed.data)
+    if packed.method == DEFLATE:
+        record.packed_crc32 = f"{codec.crc32(packed.data):08x}"
     record.chunk = settings.chunk_size_for(record.size)
     around = _surround(record, job, packed)
     return Stored(record, b"".join((around.head, packed.data, around.tail)), attributes)
@@ -242,7 +244,7 @@ class LargeFile:
         """Writes the packed data; sets size, packed, CRC-32 and SHA-256 from what was really read."""
         digest, crc, size = hashlib.sha256(), 0, 0
         total = Packed(b"", record.method)
-        record.packed = 0
+        record.packed, record.packed_crc32 = 0, ""
         pending: deque[Future[Packed]] = deque()
         for data in _segments(fd, record):
             final = size + len(data) == record.size
@@ -271,6 +273,8 @@ class LargeFile:
         packed = future.result()
         self._out.write(packed.data)
         record.packed += len(packed.data)
+        if record.method == DEFLATE:
+            record.packed_crc32 = f"{codec.crc32(packed.data, int(record.packed_crc32 or '0', 16)):08x}"
         total.sizes.extend(packed.sizes)
         total.crcs.extend(packed.crcs)
 

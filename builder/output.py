@@ -9,6 +9,7 @@ import tempfile
 from typing import IO
 
 from xtarfs.errors import BuildError, UsageError
+from xtarfs.format import codec
 
 _BUFFER = 1 << 20
 _PARTIAL = ".xtar-partial"
@@ -76,12 +77,13 @@ class Output:
         self._flushed = at
 
     def append_from(self, spool: IO[bytes]) -> int:
-        """Copies a temporary file from its start; gives the bytes copied."""
-        size = spool.seek(0, os.SEEK_END)
+        """Copies a temporary file from its start; gives the CRC-32 of what was copied."""
+        crc = 0
         spool.seek(0)
         while data := spool.read(_BUFFER):
             self.write(data)
-        return size
+            crc = codec.crc32(data, crc)
+        return crc
 
     def commit(self) -> None:
         """Makes the archive durable and gives it its name."""

@@ -383,10 +383,10 @@ class ArchiveWriter:
         size = spool.tell()
         self._out.write(member.own_member(free_name(name, root.names), _as(root.mark, role), size))
         at = self._out.position
-        self._out.append_from(spool)
+        crc = self._out.append_from(spool)
         self._out.write(bytes(tar.padding(size)))
         spool.close()
-        return locator.Place(at, size)
+        return locator.Place(at, size, f"{crc:08x}")
 
 
 class _OriginLog:

@@ -27,7 +27,7 @@ def sha256(data: bytes | bytearray | memoryview) -> bytes:
 
 
 def pack(data: bytes | bytearray | memoryview, level: int) -> bytes:
-    """`data` as one raw deflate stream. level 1..12 (libdeflate)."""
+    """`data` as one raw deflate stream. level 0 (stored) to 12 (libdeflate)."""
     return bytes(deflate.deflate_compress(data, level))
 
 

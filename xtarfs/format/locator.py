@@ -18,10 +18,11 @@ WINDOW = 8 << 10  # the locator lies whole within this many bytes of the end
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Bytes [at, at + size) of the archive."""
+    """Bytes [at, at + size) of the archive, and their CRC-32."""
 
     at: int
     size: int
+    crc32: str
 
 
 class Locator(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -60,7 +61,12 @@ _origin_decoder = msgspec.json.Decoder(Origin)
 
 
 def pack(locator: Locator) -> bytes:
-    return pack_block(msgspec.json.encode(locator) + b"\n")
+    return pack_text(msgspec.json.encode(locator) + b"\n")
+
+
+def pack_text(text: bytes) -> bytes:
+    """The locator's block. It is stored: each of its bytes then follows from the text, so that none can change unnoticed."""
+    return pack_block(text, level=0)
 
 
 def find(tail: bytes) -> Locator | None:

@@ -76,6 +76,7 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     index: int = 0
     crc32: str = ""
     sha256: str = ""
+    packed_crc32: str = ""
     holes: tuple[tuple[int, int], ...] = ()
     changed: bool = False
     target: str = ""

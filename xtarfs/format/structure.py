@@ -26,9 +26,9 @@ _XT = 0x5458
 HEAD_SIZE = _HEAD.size
 
 
-def pack_block(text: bytes) -> bytes:
+def pack_block(text: bytes, level: int = PACK_LEVEL) -> bytes:
     """`text` as one gzip member with its own length in the header."""
-    packed = codec.pack(text, PACK_LEVEL)
+    packed = codec.pack(text, level)
     length = _HEAD.size + len(packed) + _TAIL.size
     head = _HEAD.pack(_MAGIC, 0, 0, 255, 8, _XT, 4, length)
     return head + packed + _TAIL.pack(codec.crc32(text), len(text))
