@@ -1,0 +1,49 @@
+# Set-up, tests and the demonstration. `make demo` and `make test` install what is missing by themselves.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PREFIX := /usr/local
+# The system's Python: the one that fstab's mount helper and a fresh machine have.
+PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
+
+.PHONY: setup system test lint demo install uninstall bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml | system
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+# Every package is named with a file or command that shows it is there, so that apt runs only where it must.
+system:
+	@scripts/install-system-packages
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: setup
+	@scripts/demo $(BIN)/xtar
+
+# A virtual environment of its own, so that the command works for root whatever becomes of this folder.
+install: system
+	$(PYTHON) -m venv --clear $(PREFIX)/lib/xtar
+	$(PREFIX)/lib/xtar/bin/python -m pip install --quiet --disable-pip-version-check .
+	install -d $(PREFIX)/bin /sbin
+	ln -sf $(PREFIX)/lib/xtar/bin/xtar $(PREFIX)/bin/xtar
+	ln -sf $(PREFIX)/lib/xtar/bin/xtarfs $(PREFIX)/bin/xtarfs
+	ln -sf $(PREFIX)/lib/xtar/bin/xtarfs /sbin/mount.fuse.xtarfs
+
+uninstall:
+	rm -rf $(PREFIX)/lib/xtar $(PREFIX)/bin/xtar $(PREFIX)/bin/xtarfs /sbin/mount.fuse.xtarfs
+
+bench: setup
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
