@@ -83,19 +83,38 @@ def padding(size: int) -> int:
 
 
 def pack(header: Header) -> bytes:
-    """The header's blocks: a pax header first where a field does not fit, the ustar block last.
+    """The header's blocks: what does not fit its field goes before it, the ustar block comes last.
 
     The last 512 bytes are all that depends on `size`, so that a size known only later can be patched in place.
     """
     long = {"path": (header.name, 100), "linkpath": (header.link, 100), "uname": (header.user, 31)}
     long["gname"] = (header.group, 31)
-    pax = header.pax | {key: value for key, (value, width) in long.items() if len(value) > width}
-    blocks = b""
+    pax, blocks = dict(header.pax), b""
+    for key, (value, width) in long.items():
+        if len(value) > width:
+            if key in _GNU_LONG and not _is_utf8(value):
+                blocks += _before(header, b"././@LongLink", _GNU_LONG[key], value + b"\0")
+            else:
+                pax[key] = value
     if pax:
-        body = pack_pax(pax)
-        blocks = _ustar(Header(b"././@PaxHeader", len(body), PAX, mark=header.mark)) + body
-        blocks += bytes(padding(len(body)))
+        blocks += _before(header, b"././@PaxHeader", PAX, pack_pax(pax))
     return blocks + _ustar(header)
+
+
+_GNU_LONG = {"path": GNU_LONG_NAME, "linkpath": GNU_LONG_LINK}  # pax text is UTF-8; bsdtar complains of any other
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _before(header: Header, name: bytes, kind: bytes, body: bytes) -> bytes:
+    """A header whose data says more of the one that follows."""
+    return _ustar(Header(name, len(body), kind, mark=header.mark)) + body + bytes(padding(len(body)))
 
 
 def _ustar(header: Header) -> bytes:
