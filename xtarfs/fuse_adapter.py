@@ -14,6 +14,7 @@ import importlib
 import itertools
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from ctypes.util import find_library
@@ -109,6 +110,29 @@ def _loads(library: str) -> bool:
     return True
 
 
+class _ThreadStates:
+    """Keeps the Python thread states of the first of libfuse's threads.
+
+    When C calls in from a foreign thread, Python makes a state for it, and on return frees it with its stack and
+    all thread-local objects: a fifth of a request's time (`find` cold: 0.17 s, with states kept 0.13 s).
+    A kept state stays when its thread ends, which libfuse's first threads seldom do; so their number is limited.
+    """
+
+    LIMIT = 16
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._left = self.LIMIT
+
+    def keep(self) -> None:
+        """To be called in a call from C. One more count on its state, never taken back, keeps that alive."""
+        if not hasattr(self._local, "seen"):
+            self._local.seen = True
+            if self._left > 0:
+                self._left -= 1
+                ctypes.pythonapi.PyGILState_Ensure()
+
+
 def serve(
     binding: Binding,
     callbacks: Callbacks,
@@ -192,10 +216,12 @@ class Callbacks:
         self._handles = itertools.count(1)
         self._listings: dict[int, _Listing] = {}
         self._reported: set[tuple[str, str]] = set()
+        self._thread_states = _ThreadStates()
         self.last_request = time.monotonic()
 
     def guarded(self, function: Callable[..., int | None], *arguments: Any) -> int:
         """Calls an operation; whatever it raises becomes an errno, and the mount lives on."""
+        self._thread_states.keep()
         self.last_request = time.monotonic()
         try:
             return function(*arguments) or 0

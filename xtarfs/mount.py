@@ -199,7 +199,9 @@ def _libfuse_options(binding: Binding, fsname: str, options: MountOptions) -> di
         "negative_timeout": str(timeout),
         "max_read": str(options.max_read),
     }
-    if binding.libfuse == 2 and options.nonempty:
+    if binding.libfuse == 3:
+        given["clone_fd"] = True  # each thread takes its requests from a queue of its own
+    elif options.nonempty:
         given["nonempty"] = True
     return given | dict.fromkeys(sorted(options.flags), True)
 
