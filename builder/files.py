@@ -226,7 +226,7 @@ class LargeFile:
         record.nlink = job.nlink
         record.holes = tuple(hole for hole in compress.find_holes(fd, attributes) if hole[1] <= size)
         record.size = size
-        record.method = DEFLATE if deflate else STORE
+        record.method = DEFLATE if deflate and size else STORE
         record.chunk = self._settings.chunk_size_for(size)
         head_size = len(member.file_bytes(record, job.item.path, job.member_name, job.mark, b"").head)
         self._out.write(bytes(head_size))
@@ -252,7 +252,7 @@ class LargeFile:
                 self._pool.submit(
                     compress.pack_segment,
                     data,
-                    record.chunk,
+                    record.chunk or SEGMENT,
                     self._settings.level,
                     final=final,
                     deflate=record.method == DEFLATE,
@@ -284,7 +284,7 @@ _ZEROS = bytes(SEGMENT)
 
 def _segments(fd: int, record: Record) -> Iterator[bytes]:
     """The content in pieces of whole chunks; holes are not read. Ends early where the file has become shorter."""
-    step = max(SEGMENT // record.chunk, 1) * record.chunk
+    step = max(SEGMENT // record.chunk, 1) * record.chunk if record.chunk else SEGMENT
     holes = iter(record.holes)
     hole = next(holes, None)
     for at in range(0, record.size, step):

@@ -92,12 +92,14 @@ class Scanner:
         self._own_files = own_files
         self._matches = _matcher(selection.exclude)
         self._wanted, self._ancestors = _listed(selection.only)
+        self._met: set[bytes] = set()
         self.excluded = 0
 
     def steps(self) -> Iterator[Step]:
         folder = self._open_root()
         device = folder.stat.st_dev
         self.excluded = 0
+        self._met.clear()
         yield Enter(None, folder)
         stack = [self._children(folder)]
         while stack:
@@ -114,6 +116,7 @@ class Scanner:
                 yield Enter(item, folder_below)
                 crossing = self._selection.one_file_system and folder_below.stat.st_dev != device
                 stack.append(iter(()) if crossing else self._children(folder_below))
+        self._report_missing()
 
     def _open_root(self) -> Folder:
         try:
@@ -158,7 +161,10 @@ class Scanner:
 
     def _is_listed(self, path: bytes) -> bool:
         assert self._ancestors is not None
-        if path in self._wanted or path in self._ancestors:
+        if path in self._wanted:
+            self._met.add(path)
+            return True
+        if path in self._ancestors:
             return True
         parent = path.rpartition(b"/")[0]
         while parent:
@@ -179,9 +185,10 @@ class Scanner:
         self._notice(item.path, "is the archive being written; it is not stored in itself")
         return True
 
-    def missing(self, found: set[bytes]) -> list[bytes]:
-        """Listed paths that no step named."""
-        return sorted(self._wanted - found)
+    def _report_missing(self) -> None:
+        """Listed paths that were not met."""
+        for path in sorted(self._wanted - self._met):
+            self._problem(path, "is listed but does not exist")
 
 
 @dataclass(slots=True)

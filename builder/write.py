@@ -194,6 +194,7 @@ class ArchiveWriter:
         self._catalogue: IO[bytes] = tempfile.TemporaryFile(dir=setup.work_dir)  # noqa: SIM115
         self._origin = _OriginLog(tempfile.TemporaryFile(dir=setup.work_dir), setup.source)  # noqa: SIM115
         self._stack: list[_Directory] = []
+        self._intro = locator.Place(0, 0, "")
         self._inos = 0
         self._failed: set[int] = set()
 
@@ -250,7 +251,8 @@ class ArchiveWriter:
             self._out.write(member.directory_head(record, name, _as(job.mark, tar.ROLE_DIRECTORY)))
         start = self._out.position
         if not item:
-            self._own_member(member.INTRO_NAME, intro.TEXT, tar.ROLE_INTRO, mark, folder.names)
+            at = self._own_member(member.INTRO_NAME, intro.TEXT, tar.ROLE_INTRO, mark, folder.names)
+            self._intro = locator.Place(at, len(intro.TEXT), f"{codec.crc32(intro.TEXT):08x}")
         self._out.write(member.self_entry(record, mark))
         self._stack.append(_Directory(record, folder.path, name, folder.names, mark, head_at, start))
         self._origin.add(ino, folder.stat)
@@ -367,6 +369,7 @@ class ArchiveWriter:
             id=root.record.sha256,
             tag=self._tag.hex(),
             at=self._out.position,
+            intro=self._intro,
             root=structure,
             catalogue=catalogue,
             origin=origin,
