@@ -308,7 +308,7 @@ def test_a_kill_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     out.mkdir()
     trees.sparse(source / "large", 8 << 30, {})
     script = "import sys; from builder.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", script, "build", source, "-o", out / "o.xtar", "--work-dir", out]
+    command: list[str | Path] = [sys.executable, "-c", script, "build", source, "-o", out / "o.xtar", "--work-dir", out]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     time.sleep(1.0)
     assert process.poll() is None, "the build ended before it could be killed"
