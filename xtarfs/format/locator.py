@@ -36,6 +36,7 @@ class Locator(msgspec.Struct, omit_defaults=True, kw_only=True):
     id: str
     tag: str
     at: int
+    intro: Place
     root: Structure
     catalogue: Place
     origin: Place
