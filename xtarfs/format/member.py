@@ -75,15 +75,15 @@ def file_bytes(record: Record, path: bytes, name: bytes, mark: Mark, table: byte
     The head's length does not depend on what is known only after packing, except that sizes of 4 GiB need zip64.
     """
     entry = zip_entry(record, path, mark.tag)
-    local = zip.local_header(entry)
+    local, central = zip.headers(entry)
     table_head = b""
     if table:
         hidden = zip.table_name(entry.name, entry.method)
         table_head = zip.hidden_header(hidden, codec.crc32(table), len(table))
     central_at = len(local) + record.packed + len(table_head) + len(table)
-    central = zip.central_and_end(entry, central_at)
-    size = central_at + len(central)
-    tail = b"".join((table_head, table, central, bytes(tar.padding(size))))
+    end = zip.end_record(len(central), central_at)
+    size = central_at + len(central) + len(end)
+    tail = b"".join((table_head, table, central, end, bytes(tar.padding(size))))
     return FileBytes(_header(record, name, mark, size) + local, tail, len(table_head))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from ..errors import FormatError, UsageError
 
@@ -30,6 +31,7 @@ def format_time(nanoseconds: int) -> str:
     return f"{sign}{seconds}" + (f".{fraction:09d}".rstrip("0") if fraction else "")
 
 
+@lru_cache(1024)
 def parse_time(text: str) -> int:
     """Nanoseconds since 1970 from what `format_time` writes. Raises FormatError."""
     match = _TIME.fullmatch(text)

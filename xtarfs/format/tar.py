@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ..errors import FormatError
 
@@ -142,6 +143,7 @@ def _ustar(header: Header) -> bytes:
     return bytes(block)
 
 
+@lru_cache(1024)
 def _number(value: int, width: int) -> bytes:
     if 0 <= value < 8 ** (width - 1):
         return b"%0*o\0" % (width - 1, value)

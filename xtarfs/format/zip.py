@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ..errors import FormatError
 
@@ -22,6 +23,8 @@ _END64_SIGNATURE, _LOCATOR64_SIGNATURE = b"PK\x06\x06", b"PK\x06\x07"
 
 _LOCAL = struct.Struct("<4sHHHIIIIHH")
 _CENTRAL = struct.Struct("<4sHHHHIIIIHHHHHII")
+_SHARED = struct.Struct("<HHHIIIIHH")  # the fields that both headers have, in the same order
+_CENTRAL_REST = struct.Struct("<HHHII")
 _END = struct.Struct("<4sHHHHIIH")
 _END64 = struct.Struct("<4sQHHIIQQQQ")
 _LOCATOR64 = struct.Struct("<4sIQI")
@@ -31,6 +34,7 @@ _ZIP64, _UT, _UX, _XTAR = 0x0001, 0x5455, 0x7875, 0x5458
 _UTF8_FLAG = 0x0800
 _ENCRYPTED, _DESCRIPTOR = 0x0001, 0x0008
 _UNIX = 3 << 8
+_CENTRAL_START = CENTRAL_SIGNATURE + struct.pack("<H", _UNIX | 30)
 _OWN = struct.Struct("<B6sIH")
 _OWN_VERSION = 1
 MAX_NAME = LIMIT16 - 64  # leaves room for the chunk table's longer name
@@ -68,28 +72,30 @@ class _Extras:
     sizes: list[int] = field(default_factory=list)
 
 
-def local_header(entry: Entry) -> bytes:
-    """The local header; its length depends on name, times and owner only, and on whether the sizes need zip64."""
+def headers(entry: Entry) -> tuple[bytes, bytes]:
+    """The local header, and the central directory that lists this entry alone.
+
+    Their lengths depend on name, times and owner only, and on whether the sizes need zip64.
+    """
     extra = _extras(entry)
-    sizes = (entry.packed, entry.size)
+    packed, size = entry.packed, entry.size
     if entry.zip64:
-        extra = _EXTRA.pack(_ZIP64, 16) + struct.pack("<QQ", entry.size, entry.packed) + extra
-        sizes = (LIMIT32, LIMIT32)
-    return (
-        _LOCAL.pack(
-            LOCAL_SIGNATURE,
-            _version_needed(entry),
-            _flags(entry.name),
-            entry.method,
-            dos_time(entry.mtime),
-            entry.crc32,
-            *sizes,
-            len(entry.name),
-            len(extra),
-        )
-        + entry.name
-        + extra
+        extra = _EXTRA.pack(_ZIP64, 16) + struct.pack("<QQ", size, packed) + extra
+        packed = size = LIMIT32
+    name = entry.name
+    shared = _SHARED.pack(
+        _version_needed(entry),
+        _flags(name),
+        entry.method,
+        dos_time(entry.mtime),
+        entry.crc32,
+        packed,
+        size,
+        len(name),
+        len(extra),
     )
+    local = b"".join((LOCAL_SIGNATURE, shared, name, extra))
+    return local, b"".join((_CENTRAL_START, shared, _CENTRAL_REST.pack(0, 0, 0, entry.mode << 16, 0), name, extra))
 
 
 def hidden_header(name: bytes, crc: int, size: int) -> bytes:
@@ -97,40 +103,14 @@ def hidden_header(name: bytes, crc: int, size: int) -> bytes:
     return _LOCAL.pack(LOCAL_SIGNATURE, 10, _flags(name), STORED, dos_time(0), crc, size, size, len(name), 0) + name
 
 
-def central_and_end(entry: Entry, central_at: int) -> bytes:
-    """Central directory with its one entry, and the end record. central_at: offset from the zip's start."""
-    extra = _extras(entry)
-    sizes = (entry.packed, entry.size)
-    if entry.zip64:
-        extra = _EXTRA.pack(_ZIP64, 16) + struct.pack("<QQ", entry.size, entry.packed) + extra
-        sizes = (LIMIT32, LIMIT32)
-    central = (
-        _CENTRAL.pack(
-            CENTRAL_SIGNATURE,
-            _UNIX | 30,
-            _version_needed(entry),
-            _flags(entry.name),
-            entry.method,
-            dos_time(entry.mtime),
-            entry.crc32,
-            *sizes,
-            len(entry.name),
-            len(extra),
-            0,
-            0,
-            0,
-            entry.mode << 16,
-            0,
-        )
-        + entry.name
-        + extra
-    )
+def end_record(central_size: int, central_at: int) -> bytes:
+    """What ends a zip of one entry. central_at: offset of the central directory from the zip's start."""
     end = b""
     if central_at >= LIMIT32:
-        end64_at = central_at + len(central)
-        end += _END64.pack(_END64_SIGNATURE, _END64.size - 12, _UNIX | 45, 45, 0, 0, 1, 1, len(central), central_at)
+        end64_at = central_at + central_size
+        end += _END64.pack(_END64_SIGNATURE, _END64.size - 12, _UNIX | 45, 45, 0, 0, 1, 1, central_size, central_at)
         end += _LOCATOR64.pack(_LOCATOR64_SIGNATURE, 0, end64_at, 1)
-    return central + end + _END.pack(END_SIGNATURE, 0, 0, 1, 1, len(central), min(central_at, LIMIT32), 0)
+    return end + _END.pack(END_SIGNATURE, 0, 0, 1, 1, central_size, min(central_at, LIMIT32), 0)
 
 
 def table_name(name: bytes, method: int) -> bytes:
@@ -141,7 +121,11 @@ def table_name(name: bytes, method: int) -> bytes:
 
 def dos_time(mtime: int) -> int:
     """DOS date and time, UTC, clamped to 1980..2107."""
-    seconds = min(max(mtime // 10**9, 315532800), 4354819198)
+    return _dos_time(min(max(mtime // 10**9, 315532800), 4354819198))
+
+
+@lru_cache(1024)
+def _dos_time(seconds: int) -> int:
     t = time.gmtime(seconds)
     return (t.tm_year - 1980) << 25 | t.tm_mon << 21 | t.tm_mday << 16 | t.tm_hour << 11 | t.tm_min << 5 | t.tm_sec >> 1
 
