@@ -1,0 +1,341 @@
+"""Reads and checks everything that an archive holds.
+
+An archive of ours is accounted for byte by byte: what surrounds each file's data is made again from its record, by
+the functions that the builder writes with, and compared; the data and its copies are checked against each other up
+to the identifier. Of an archive without structure, what has a checksum is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .check import NO_LAYOUT, Checker, Item, Problem
+from .errors import DamagedError, FormatError, XtarError
+from .fork import Helper
+from .format import codec, locator, member, structure, tar
+from .format.locator import Locator, Place
+from .format.records import FILE, Structure
+from .format.tar import Mark
+from .reader import Archive
+from .tree import Node, StructuredDirectory, show
+
+_PIECE = 1 << 20  # bytes of a structure file that are read at a time
+_WORTH_A_FORK = 4 << 20  # a smaller archive is checked before another process has begun
+
+
+class Damage(NamedTuple):
+    """What is wrong with one path. ranges: of its content, half-open, that are lost; none if it is hit elsewhere.
+
+    repairable: parity can heal it.
+    """
+
+    path: bytes
+    ranges: tuple[tuple[int, int], ...]
+    reason: str
+    repairable: bool = False
+
+
+@dataclass(slots=True)
+class VerifyResult:
+    """files: names of regular files; content: the bytes they show.
+
+    identifier: SHA-256 of the root's structure as it stands in the archive; empty if it has none.
+    """
+
+    files: int = 0
+    content: int = 0
+    identifier: str = ""
+    damaged: list[Damage] = field(default_factory=list)
+
+
+def verify(archive: Archive, progress: Callable[[int], None] = lambda done: None, jobs: int = 0) -> VerifyResult:
+    """Checks a whole archive. progress(bytes of the archive done) is called as it goes.
+
+    jobs: processes that share the work, 0 for one per processor. They are forked, so no other thread should be busy
+    then. Damage is in the result, sorted by path. Raises SourceError where the medium fails.
+    """
+    jobs = jobs or len(os.sched_getaffinity(0))
+    count = jobs if archive.source.size > _WORTH_A_FORK else 1
+    helpers = [Helper(_Verification(archive, (index, count), jobs, _no_progress).run) for index in range(1, count)]
+    try:
+        run = _Verification(archive, (0, count), jobs, progress)
+        run.run()
+        for helper in helpers:
+            run.join(helper.result())
+    finally:
+        for helper in helpers:
+            helper.end()
+    return run.finish()
+
+
+def _no_progress(done: int) -> None:
+    pass
+
+
+class _Level:
+    """A directory whose tar is being gone through. held: the child whose member ends where the next one begins."""
+
+    def __init__(self, node: Node, start: int, path: bytes, tag: bytes, children: Iterator[Node]) -> None:
+        self.node = node
+        self.start = start
+        self.path = path
+        self.children = children
+        self.position = start
+        self.held: Node | None = None
+        self.broken = False
+        self._tag = tag
+
+    def mark(self, role: bytes) -> Mark:
+        return Mark(self._tag, self.node.record.ino, role)
+
+
+class _Verification:
+    """One run over an archive: walks it, and accounts for every place in it."""
+
+    def __init__(self, archive: Archive, share: tuple[int, int], jobs: int, progress: Callable[[int], None]) -> None:
+        self.result = VerifyResult()
+        self.damage: dict[bytes, Damage] = {}
+        self._archive = archive
+        self._tree = archive.tree
+        self._read = archive.source.read_at
+        self._size = archive.source.size
+        self._checker = Checker(archive.source, share, jobs, self._problem, progress)
+        self._leads = share[0] == 0
+        self._catalogue = 0  # how much of the catalogue has been compared
+
+    def run(self) -> dict[bytes, Damage]:
+        """Checks this process's share; the one that leads, all that is not a member of a file as well."""
+        root = self._archive.root
+        if isinstance(self._tree.directory(root), StructuredDirectory):
+            self._structured(root)
+        else:
+            self._loose(root)
+        self._checker.finish()
+        return self.damage
+
+    def join(self, damage: dict[bytes, Damage]) -> None:
+        """Takes what another process found."""
+        for found in damage.values():
+            self._report(found.path, found.reason, found.ranges)
+
+    def finish(self) -> VerifyResult:
+        """The result, once all is joined."""
+        self._further_names()
+        for path, what in self._tree.damage:
+            if path not in self.damage:
+                self._report(path, what)
+        self.result.damaged = [self.damage[path] for path in sorted(self.damage)]
+        return self.result
+
+    # -- results ---------------------------------------------------------------------------------------------
+
+    def _report(self, path: bytes, reason: str, ranges: tuple[tuple[int, int], ...] = ()) -> None:
+        known = self.damage.get(path)
+        if known:
+            reason = known.reason if reason in known.reason else f"{known.reason}; {reason}"
+            ranges = tuple(sorted({*known.ranges, *ranges}))
+        self.damage[path] = Damage(path, ranges, reason)
+
+    def _problem(self, node: Node, problem: Problem) -> None:
+        """A member that is not as it should be; the reader says what of its content is lost."""
+        if not problem.lost or node.record.type != FILE:
+            self._report(node.path, problem.reason)
+            return
+        ranges = tuple(self._archive.damaged_ranges(node))
+        self._report(node.path, problem.reason if ranges else f"{problem.reason}, but it can be read", ranges)
+
+    def _further_names(self) -> None:
+        """Names of hard links whose data, under another name, is lost in part."""
+        if not any(damage.ranges for damage in self.damage.values()):
+            return
+        for node in self._archive.walk():
+            if not node.record.link:
+                continue
+            try:
+                holder = self.damage.get(self._archive.data_node(node).path)
+            except XtarError:
+                continue
+            if holder and holder.ranges:
+                self._report(node.path, f"its data lies in {show(holder.path)}", holder.ranges)
+
+    def _count(self, node: Node) -> None:
+        if node.record.type == FILE:
+            self.result.files += 1
+            self.result.content += node.record.size
+
+    # -- archives of ours: every byte has its place ----------------------------------------------------------
+
+    def _structured(self, root: Node) -> None:
+        stack = [level] if (level := self._enter(root, 0)) else []
+        while stack:
+            level = stack[-1]
+            node = self._next(level)
+            if node is None:
+                stack.pop()
+                self._leave(level)
+                continue
+            self._count(node)
+            record = node.record
+            if record.link or record.elsewhere:
+                continue
+            self._place(level, level.start + record.at)
+            if not record.is_dir:
+                level.held = node
+                continue
+            if self._leads:
+                self._nested_head(level, node)
+            level.position = level.start + record.data + record.packed
+            below = self._enter(node, level.start + record.data)
+            if below:
+                stack.append(below)
+
+    def _next(self, level: _Level) -> Node | None:
+        try:
+            return next(level.children, None)
+        except DamagedError as error:
+            self._report(level.node.path, str(error))
+            level.broken = True
+            return None
+
+    def _enter(self, node: Node, start: int) -> _Level | None:
+        """A directory's first members; None if it has no structure and its members were checked for themselves."""
+        directory = self._tree.directory(node)
+        if not isinstance(directory, StructuredDirectory):
+            self._report(node.path, "both copies of its structure are damaged")
+            self._loose(node)
+            return None
+        header = directory.header()
+        level = _Level(node, start, header.raw_path, bytes.fromhex(header.tag), directory.children())
+        facts = self._tree.locator
+        if node.path == b"" and facts:
+            self._own(level, facts.intro, tar.ROLE_INTRO)
+        elif node.path == b"" and not level.path:
+            self._report(b"", "its locator is damaged or missing")
+            level.broken = True
+        self._expect(level, member.self_entry(node.record, level.mark(tar.ROLE_SELF)), "the entry ./")
+        return level
+
+    def _leave(self, level: _Level) -> None:
+        """What stands behind a directory's children."""
+        place = level.node.record.structure
+        assert place
+        self._own(level, Place(level.start + place.at, place.size, ""), tar.ROLE_STRUCTURE)
+        if self._leads:
+            self._structure(level.node, level.start + place.at, place)
+        self._catalogue = place.catalogue + place.size
+        facts, end = self._tree.locator, level.start + level.node.record.packed
+        if level.node.path == b"":
+            end = self._size
+            if facts:
+                self._ending(level, facts)
+        if not level.broken:
+            self._expect(level, tar.END, "the end of its archive")
+            self._place(level, end)
+
+    def _ending(self, level: _Level, facts: Locator) -> None:
+        """The members that only an outermost archive has."""
+        self._own(level, facts.catalogue, tar.ROLE_CATALOGUE)
+        if self._catalogue != facts.catalogue.size:
+            self._report(b"", "the catalogue holds more than the structures of the tree")
+        self._own(level, facts.origin, tar.ROLE_ORIGIN)
+        at = facts.at + tar.BLOCK
+        length = structure.block_length(self._read(at, structure.HEAD_SIZE))
+        block = self._read(at, length)
+        self._own(level, Place(at, length, ""), tar.ROLE_LOCATOR)
+        if locator.pack_text(structure.unpack_block(block)) != block:
+            self._report(b"", "its locator is damaged")
+
+    def _place(self, level: _Level, at: int) -> None:
+        """The next member begins at `at`: what was held ends there, or everything before is accounted for already."""
+        node, level.held = level.held, None
+        if node is None:
+            if level.position != at and not level.broken:
+                self._report(level.node.path, f"bytes {level.position} to {at} of the archive belong to nothing")
+            level.position = at
+            return
+        start = level.start + node.record.at
+        if not start < at <= self._size:
+            self._problem(node, NO_LAYOUT)
+        else:
+            role = tar.ROLE_FILE if node.record.type == FILE else tar.ROLE_NATIVE
+            path = level.path + b"/" + node.record.raw_name if level.path else node.record.raw_name
+            self._checker.add(Item(node, path, level.mark(role), start, at))
+        level.position = at
+
+    def _expect(self, level: _Level, expected: bytes, what: str) -> None:
+        if self._read(level.position, len(expected)) != expected:
+            self._report(level.node.path, f"{what} is damaged")
+        level.position += len(expected)
+
+    def _nested_head(self, level: _Level, node: Node) -> None:
+        record = node.record
+        raw = self._read(level.start + record.at, record.data - record.at)
+        for taken in (False, True):
+            name = member.member_name(record.raw_name, member.DIRECTORY_SUFFIX, taken)
+            if raw == member.directory_head(record, name, level.mark(tar.ROLE_DIRECTORY)):
+                return
+        self._report(node.path, "its tar header is damaged")
+
+    def _own(self, level: _Level, place: Place, role: bytes) -> None:
+        """A member of the archive's own whose data must lie at `place`: its header, padding and CRC-32."""
+        self._place(level, place.at - tar.BLOCK)
+        raw = self._read(level.position, tar.BLOCK)
+        what = _NAMES[role]
+        try:
+            sound = raw == member.own_member(tar.parse(raw).name, level.mark(role), place.size)
+        except FormatError:
+            sound = False
+        level.position = place.at + place.size
+        if not sound:
+            self._report(level.node.path, f"the tar header of {what} is damaged")
+        if place.crc32 and self._crc32(place) != place.crc32:
+            self._report(level.node.path, f"{what} is damaged")
+        self._expect(level, bytes(tar.padding(place.size)), f"the padding behind {what}")
+
+    def _crc32(self, place: Place) -> str:
+        crc = 0
+        for at in range(place.at, place.at + place.size, _PIECE):
+            crc = codec.crc32(self._read(at, min(_PIECE, place.at + place.size - at)), crc)
+        return f"{crc:08x}"
+
+    def _structure(self, node: Node, at: int, place: Structure) -> None:
+        """A structure file against the digest in its directory's record, or in the locator, and against its copy."""
+        digest, copy_digest = hashlib.sha256(), hashlib.sha256()
+        copy_at = self._tree.catalogue
+        for offset in range(0, place.size, _PIECE):
+            size = min(_PIECE, place.size - offset)
+            digest.update(self._read(at + offset, size))
+            if copy_at is not None:
+                copy_digest.update(self._read(copy_at + place.catalogue + offset, size))
+        wanted = node.record.sha256
+        if node.path == b"":
+            self.result.identifier = digest.hexdigest()
+            wanted = self._tree.locator.id if self._tree.locator else digest.hexdigest()
+        if digest.hexdigest() != wanted:
+            self._report(node.path, "its structure file is damaged")
+        if copy_at is not None and (copy_digest.hexdigest() != wanted or place.catalogue != self._catalogue):
+            self._report(node.path, "the copy of its structure in the catalogue is damaged")
+
+    # -- archives without structure --------------------------------------------------------------------------
+
+    def _loose(self, top: Node) -> None:
+        """Everything below a directory that is listed from its members' headers."""
+        for node in self._archive.walk(top):
+            self._count(node)
+            if node.record.type == FILE and not node.record.link and self._checker.is_next():
+                ranges = tuple(self._archive.damaged_ranges(node))
+                if ranges:
+                    self._report(node.path, "its data is damaged", ranges)
+
+
+_NAMES = {
+    tar.ROLE_INTRO: "the text on restoring",
+    tar.ROLE_STRUCTURE: "its structure file",
+    tar.ROLE_CATALOGUE: "the catalogue",
+    tar.ROLE_ORIGIN: "the record of its origin",
+    tar.ROLE_LOCATOR: "the locator",
+}
