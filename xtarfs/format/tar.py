@@ -201,7 +201,8 @@ def pack_pax(records: dict[str, bytes]) -> bytes:
     """`LENGTH KEY=VALUE\\n` lines, LENGTH counting itself; sorted, so that equal records give equal bytes."""
     out = bytearray()
     for key in sorted(records):
-        rest = b" " + key.encode("utf-8", "surrogateescape") + b"=" + records[key] + b"\n"
+        escaped = key.replace("%", "%25").replace("=", "%3D")  # as GNU tar does: a key ends at the first `=`
+        rest = b" " + escaped.encode("utf-8", "surrogateescape") + b"=" + records[key] + b"\n"
         length = len(rest)
         while length != len(rest) + len(str(length)):
             length = len(rest) + len(str(length))
@@ -219,10 +220,13 @@ def parse_pax(body: bytes) -> dict[str, bytes]:
             length = int(body[at:space])
         except ValueError:
             raise FormatError("pax header: bad record length") from None
-        key, equals, value = body[space + 1 : at + length - 1].partition(b"=")
+        raw_key, equals, value = body[space + 1 : at + length - 1].partition(b"=")
         if not equals or body[at + length - 1 : at + length] != b"\n":
             raise FormatError("pax header: bad record")
-        records[key.decode("utf-8", "surrogateescape")] = value
+        key = raw_key.decode("utf-8", "surrogateescape")
+        if key.startswith(XATTR_PREFIX):
+            key = key.replace("%3D", "=").replace("%25", "%")
+        records[key] = value
         at += length
     return records
 
