@@ -16,13 +16,13 @@ from .format import chunks, codec, member
 from .format.chunks import Rows
 from .format.records import DEFLATE, FILE, Record
 from .format.tar import Mark
+from .reader import chunks_at, unpack_chunks
 from .source import Source
 from .tree import Node
 
 _PIECE = 1 << 20  # bytes of the archive, or of a large file's content, that one piece of work covers
 _LARGE = 4 << 20  # a member over this size is checked in pieces
 _AHEAD = 3  # pieces of work per thread that may be waiting
-_NO_ROWS = Rows(0, (), ())
 
 
 class Item(NamedTuple):
@@ -62,9 +62,13 @@ def check_member(item: Item, raw: bytes) -> Problem | None:
     tail = head + record.packed
     if not 0 < head <= tail <= len(raw):
         return NO_LAYOUT
-    table = table_in(record, raw[tail:])
+    packed, table = raw[head:tail], table_in(record, raw[tail:])
     try:
-        piece = unpack_piece(record, raw[head:tail], _all_rows(record, table), record.size)
+        if record.chunk:
+            last = chunks.chunk_count(record.size, record.chunk) - 1
+            piece = unpack_piece(record, table_rows(record, table, 0, last), last, packed)
+        else:
+            piece = unpack_whole(record, packed)
     except FormatError:
         return _BAD_DATA
     sums = Sums()
@@ -81,10 +85,6 @@ def table_in(record: Record, tail: bytes) -> bytes:
     return tail[at : at + size] if at > 0 else b""
 
 
-def _all_rows(record: Record, table: bytes) -> Rows:
-    return table_rows(record, table, 0, chunks.chunk_count(record.size, record.chunk) - 1) if record.chunk else _NO_ROWS
-
-
 def table_rows(record: Record, table: bytes, first: int, last: int) -> Rows:
     """Rows first..last of a table that is in memory. Raises FormatError."""
 
@@ -95,14 +95,14 @@ def table_rows(record: Record, table: bytes, first: int, last: int) -> Rows:
     return chunks.read_rows(read_at, 0, record.size, record.packed, record.chunk, method, first, last)
 
 
-def unpack_piece(record: Record, packed: bytes, rows: Rows, size: int) -> Piece:
-    """`size` bytes of content from whole chunks, each of them checked. Raises DamagedError."""
-    data = codec.unpack(packed, size) if record.method == DEFLATE else packed
-    view = memoryview(data)
-    for number, crc in enumerate(rows.crcs):
-        at = number * record.chunk
-        if codec.crc32(view[at : at + record.chunk]) != crc:
-            raise DamagedError("chunk does not match its checksum")
+def unpack_whole(record: Record, packed: bytes) -> Piece:
+    """A file of one chunk. Raises DamagedError."""
+    return Piece(packed, codec.unpack(packed, record.size) if record.method == DEFLATE else packed)
+
+
+def unpack_piece(record: Record, rows: Rows, last: int, packed: bytes) -> Piece:
+    """The chunks from the first row's to the last-th, each checked for its content and its end. Raises DamagedError."""
+    data = unpack_chunks(record, rows, rows.first, last, packed)
     if record.method == DEFLATE:
         for bound in rows.bounds[1:-1]:
             end = bound - rows.bounds[0]
@@ -240,7 +240,7 @@ class Checker:
         record = node.record
         at = node.base + record.data
         if not record.chunk:
-            return unpack_piece(record, self._read(at, record.packed), _NO_ROWS, record.size)
+            return unpack_whole(record, self._read(at, record.packed))
         rows = table_rows(record, table, first, last)
-        packed = self._read(at + rows.bounds[0], rows.bounds[-1] - rows.bounds[0])
-        return unpack_piece(record, packed, rows, min((last + 1) * record.chunk, record.size) - first * record.chunk)
+        start, stop = chunks_at(record, rows, first, last)
+        return unpack_piece(record, rows, last, self._read(at + start, stop - start))

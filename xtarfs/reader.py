@@ -6,6 +6,7 @@ No byte leaves here before the CRC-32 of its chunk has been checked. Any number 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from lru import LRU
@@ -22,6 +23,7 @@ from .tree import Node, Tree, show
 
 DEFAULT_CACHE = 64 << 20
 _WINDOW = 512  # rows of a chunk table that are read and kept together
+_MOST_OVERHEAD = 1024  # bytes by which packing may lengthen what does not shrink, at most
 _BULK = 1 << 20  # bytes of content that a sequential pass unpacks at a time
 _MAX_UNCHUNKED = 8 << 20  # a larger member without chunks is unpacked through checkpoints instead of whole
 
@@ -143,7 +145,8 @@ class Archive:
         if not record.size:
             return
         step = (max(_BULK // record.chunk, 1) * record.chunk) if record.chunk else _MAX_UNCHUNKED
-        for start in range(0, record.size, step):
+        possible, end = min(self._possible_size(node), record.size), 0
+        for start in range(0, possible, step):
             end = min(start + step, record.size)
             try:
                 data = self._bulk(node, start, end)
@@ -151,6 +154,14 @@ class Archive:
                 yield from self._pieces_by_chunk(node, start, end)
             else:
                 yield Piece(start, end, data)
+        if end < record.size:
+            yield Piece(end, record.size, b"", self._damaged(node, end, record.size))
+
+    def _possible_size(self, node: Node) -> int:
+        """The most content that what there is of a member's data can unpack to, whatever its record claims."""
+        record = node.record
+        packed = min(record.packed, self.source.size - node.base - record.data)
+        return max(packed, 1) * (codec.MAX_RATIO if record.method == DEFLATE else 1)
 
     def damaged_ranges(self, node: Node) -> list[tuple[int, int]]:
         """Reads the whole file and gives the half-open ranges of its content that cannot be had, merged."""
@@ -177,43 +188,46 @@ class Archive:
             raise DamagedError(f"{show(node.path)}: cannot be read: {record.method}", whole(record))
 
     def _pieces_by_chunk(self, node: Node, start: int, end: int) -> Iterator[Piece]:
-        step = node.record.chunk or end - start
-        for at in range(start, end, step):
-            stop = min(at + step, end)
+        chunk = node.record.chunk
+        for at in range(start, end, chunk or end - start):
+            stop = min(at + chunk, end) if chunk else end
             try:
-                yield Piece(at, stop, self._bulk(node, at, stop))
+                yield Piece(at, stop, self._load_chunk(node, at // chunk) if chunk else self._bulk(node, at, stop))
             except DamagedError as error:
                 yield Piece(at, stop, b"", error)
             except SourceError as error:
                 yield Piece(at, stop, b"", DamagedError(str(error), ((at, stop),)))
 
     def _bulk(self, node: Node, start: int, end: int) -> bytes | bytearray:
-        """[start, end) of the content, whole chunks, unpacked in one go and checked chunk by chunk."""
+        """[start, end) of the content, whole chunks, unpacked in one go. Raises DamagedError."""
         record = node.record
         if not record.chunk:
             return bytes(self._read_unchunked(node, start, end, cached=False))
         first, last = start // record.chunk, (end - 1) // record.chunk
-        rows = self._read_rows(node, first, last)
-        packed = self.source.read_at(node.base + record.data + rows.bounds[0], rows.bounds[-1] - rows.bounds[0])
-        data = packed if record.method == STORE else codec.unpack(packed, end - start)
-        view = memoryview(data)
-        for number, crc in enumerate(rows.crcs):
-            at = number * record.chunk
-            if codec.crc32(view[at : at + record.chunk]) != crc:
-                raise self._damaged(node, start + at, min(start + at + record.chunk, end))
-        return data
+        return self._unpack_rows(node, self._read_rows(node, first, last), first, last)
+
+    def _unpack_rows(self, node: Node, rows: Rows, first: int, last: int) -> bytes | bytearray:
+        """Chunks first..last from one stretch of packed data, each of them checked. Raises DamagedError."""
+        at, stop = chunks_at(node.record, rows, first, last)
+        packed = self.source.read_at(node.base + node.record.data + at, stop - at)
+        return unpack_chunks(node.record, rows, first, last, packed)
 
     def _chunk(self, node: Node, number: int) -> bytes | bytearray:
         return self._cache.get((node.base + node.record.data, number), lambda: self._load_chunk(node, number))
 
     def _load_chunk(self, node: Node, number: int) -> bytes | bytearray:
+        """A chunk by itself, or together with a neighbour, which does where the offset between them is damaged."""
         record = node.record
-        start, end = number * record.chunk, min((number + 1) * record.chunk, record.size)
-        rows = self._rows_for(node, number)
-        row = number - rows.first
-        at, stop = rows.bounds[row], rows.bounds[row + 1]
-        packed = self.source.read_at(node.base + record.data + at, stop - at)
-        return self._unpack(node, packed, start, end, rows.crcs[row])
+        count = chunks.chunk_count(record.size, record.chunk)
+        for first, last in ((number, number), (number - 1, number), (number, number + 1)):
+            if first < 0 or last >= count:
+                continue
+            with suppress(DamagedError):
+                rows = self._rows_for(node, number) if first == last else self._read_rows(node, first, last)
+                data = self._unpack_rows(node, rows, first, last)
+                start = (number - first) * record.chunk
+                return data if first == last else data[start : start + record.chunk]
+        raise self._damaged(node, number * record.chunk, min((number + 1) * record.chunk, record.size))
 
     def _unpack(self, node: Node, packed: bytes, start: int, end: int, crc: int) -> bytes | bytearray:
         data: bytes | bytearray = packed
@@ -253,7 +267,7 @@ class Archive:
         self, node: Node, offset: int, end: int, *, cached: bool = True
     ) -> bytes | bytearray | memoryview:
         record = node.record
-        if record.size <= _MAX_UNCHUNKED:
+        if max(record.size, record.packed) <= _MAX_UNCHUNKED:
             key = (node.base + record.data, 0)
             data = self._cache.get(key, lambda: self._load_whole(node)) if cached else self._load_whole(node)
             return memoryview(data)[offset:end]
@@ -279,3 +293,25 @@ class Archive:
 
 def whole(record: Record) -> tuple[tuple[int, int], ...]:
     return ((0, record.size),)
+
+
+def chunks_at(record: Record, rows: Rows, first: int, last: int) -> tuple[int, int]:
+    """Where chunks first..last begin and end in a file's packed data. Raises DamagedError if that cannot be."""
+    at, stop = rows.bounds[first - rows.first], rows.bounds[last + 1 - rows.first]
+    if not at < stop <= record.packed or stop - at > 2 * (last + 1 - first) * record.chunk + _MOST_OVERHEAD:
+        raise DamagedError("chunk table: impossible offsets")
+    return at, stop
+
+
+def unpack_chunks(record: Record, rows: Rows, first: int, last: int, packed: bytes) -> bytes | bytearray:
+    """The content of chunks first..last, each of them checked. Raises DamagedError."""
+    size = min((last + 1) * record.chunk, record.size) - first * record.chunk
+    data = packed if record.method == STORE else codec.unpack(packed, size)
+    if len(data) != size:
+        raise DamagedError("data is cut short")
+    view = memoryview(data)
+    for number in range(first, last + 1):
+        start = (number - first) * record.chunk
+        if codec.crc32(view[start : start + record.chunk]) != rows.crcs[number - rows.first]:
+            raise DamagedError("chunk does not match its checksum")
+    return data

@@ -38,6 +38,9 @@ class FileSource:
         self.size = os.lseek(self._fd, 0, os.SEEK_END)
 
     def read_at(self, offset: int, size: int) -> bytes:
+        size = min(size, self.size - offset)  # a damaged size must not cost memory
+        if offset < 0 or size <= 0:
+            return b""
         try:
             data = os.pread(self._fd, size, offset)
             while len(data) < size:

@@ -208,9 +208,8 @@ class _Listing:
             hidden, at = zip.read_local(self._read, record.data + record.packed)
             if not hidden.name.endswith((b".sozip.idx", b".xtar.crc")):
                 return
-            chunk_size = chunks.read_chunk_size(self._read, at)
+            chunk_size = chunks.read_chunk_size(self._read, at, record.size, record.packed)
             if hidden.size == chunks.table_size(record.size, chunk_size, entry.method):
-                chunks.read_rows(self._read, at, record.size, record.packed, chunk_size, entry.method, 0, 0)
                 record.chunk, record.index = chunk_size, at
         except (FormatError, SourceError):
             return

@@ -14,6 +14,7 @@ import deflate
 from ..errors import DamagedError
 
 _FINAL_EMPTY_BLOCK: Final = b"\x03\x00"  # ends a chunk that was only flushed, so that a one-shot decoder takes it
+MAX_RATIO: Final = 1032  # the most that deflate can shrink: 258 bytes to two bits
 CHUNK_END: Final = b"\x00\x00\xff\xff\x00\x00\x00\xff\xff"  # sync flush and full flush, behind every chunk but the last
 
 
@@ -43,8 +44,10 @@ def pack_chunk(data: bytes | memoryview, level: int, last: bool) -> bytes:
 
 def unpack(packed: bytes | bytearray | memoryview, size: int) -> bytearray:
     """The `size` bytes that a raw deflate stream, ended or only flushed, unpacks to. Raises DamagedError."""
+    if size > MAX_RATIO * len(packed):
+        raise DamagedError("packed data is too short for its size")
     try:
-        data = deflate.deflate_decompress(bytes(packed) + _FINAL_EMPTY_BLOCK, size)
+        data = deflate.deflate_decompress(b"".join((packed, _FINAL_EMPTY_BLOCK)), size)
     except (deflate.DeflateError, ValueError, MemoryError) as error:
         raise DamagedError("packed data does not unpack") from error
     if len(data) != size:

@@ -66,7 +66,7 @@ def pack(locator: Locator) -> bytes:
 
 
 def pack_text(text: bytes) -> bytes:
-    """The locator's block. It is stored: each of its bytes then follows from the text, so that none can change unnoticed."""
+    """The locator's block, stored: each of its bytes then follows from the text, and none can change unnoticed."""
     return pack_block(text, level=0)
 
 

@@ -220,6 +220,8 @@ def parse_pax(body: bytes) -> dict[str, bytes]:
             length = int(body[at:space])
         except ValueError:
             raise FormatError("pax header: bad record length") from None
+        if length < 1:
+            raise FormatError("pax header: bad record length")
         raw_key, equals, value = body[space + 1 : at + length - 1].partition(b"=")
         if not equals or body[at + length - 1 : at + length] != b"\n":
             raise FormatError("pax header: bad record")
@@ -282,6 +284,8 @@ def read_member(read_at: Callable[[int, int], bytes], at: int) -> Member | None:
         header.gid = int(fields.pop("gid", header.gid))
     except ValueError:
         raise FormatError("pax header: bad number") from None
+    if header.size < 0:
+        raise FormatError("pax header: negative size")
     header.pax = fields
     return Member(start, data, header)
 
