@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,11 @@ def archive(menagerie: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = build(str(menagerie), str(path), Options())
     assert result.problems == []
     return path
+
+
+@pytest.fixture(scope="module", params=["fusepy", "mfusepy"])
+def binding(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each FUSE binding in turn, chosen for this process and those that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XTARFS_FUSE", request.param)
+        yield str(request.param)

@@ -24,21 +24,15 @@ import pytest
 
 import xtarfs.mount as mount_module
 from tests.memory_fs import CHUNK, MemoryFS, Node
+from tests.mounting import ROOT, failure, gone, until
 from xtarfs.errors import MountError
 from xtarfs.mount import mount, parse_options, unmount
 
-ROOT = Path(__file__).resolve().parent.parent
 ODD_NAMES = [
     b"\xff\xfe not utf-8", "grün".encode(), b"new\nline", b"-dash", b" ", b"a,b\\c", b"%s", b"x" * 255,
 ]  # fmt: skip
 
 Mounter = Callable[..., bytes]
-
-
-@pytest.fixture(params=["fusepy", "mfusepy"])
-def binding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("XTARFS_FUSE", request.param)
-    return str(request.param)
 
 
 @pytest.fixture
@@ -67,34 +61,6 @@ def inside(point: bytes) -> dict[str, Any]:
 
 def pid_of(point: bytes) -> int:
     return int(inside(point)["pid"])
-
-
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
-
-
-def gone(pid: int) -> bool:
-    def ended() -> bool:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        return state == b"Z"  # init will fetch it, sooner or later
-
-    return until(ended)
-
-
-def failure(function: Callable[[], object]) -> int:
-    """The errno that `function` raises."""
-    with pytest.raises(OSError) as caught:
-        function()
-    assert caught.value.errno is not None
-    return caught.value.errno
 
 
 # --- what is shown ---
@@ -287,7 +253,7 @@ def test_a_bad_chunk_costs_its_own_pages_only(mounted: Mounter, unit: int) -> No
             faults = [max(chunk * CHUNK, offset) for chunk in bad if offset < (chunk + 1) * CHUNK]
             hit = min([end, *(fault for fault in faults if fault < end)])
             if hit == offset:
-                assert failure(lambda at=offset: os.pread(file.fileno(), unit, at)) == errno.EIO  # type: ignore[misc]
+                assert failure(os.pread, file.fileno(), unit, offset) == errno.EIO
             else:
                 # As on a disk: what stands before the fault comes, the fault with the next read.
                 assert os.pread(file.fileno(), unit, offset) == data[offset:hit]
@@ -295,7 +261,7 @@ def test_a_bad_chunk_costs_its_own_pages_only(mounted: Mounter, unit: int) -> No
             start = chunk * CHUNK
             for at in (start, start + CHUNK - 1):
                 if chunk in bad and at < len(data):
-                    assert failure(lambda at=at: os.pread(file.fileno(), 1, at)) == errno.EIO  # type: ignore[misc]
+                    assert failure(os.pread, file.fileno(), 1, at) == errno.EIO
                 else:
                     assert os.pread(file.fileno(), 1, at) == data[at : at + 1]
 

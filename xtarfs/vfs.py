@@ -24,6 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _BLOCK = 4096
+_NAME_MAX = 255
 _CACHED_PATHS = 4096
 _OWN_XATTRS = b"user.xtar."
 _MAX_REPORT = 200  # entries of the damage report: Linux takes no attribute over 64 KiB
@@ -138,7 +139,7 @@ class FileSystem:
             "f_files": files,
             "f_ffree": 0,
             "f_favail": 0,
-            "f_namemax": 255,
+            "f_namemax": _NAME_MAX,
         }
 
     def _node(self, path: bytes) -> Node:
@@ -150,6 +151,8 @@ class FileSystem:
             else:
                 found = self.archive.tree.directory(self._node(folder or b"/")).get(name)
                 if found is None:
+                    if len(name) > _NAME_MAX:
+                        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
                     raise NotFound(path.decode("utf-8", "replace"))
                 node = found
             self._nodes[path] = node
