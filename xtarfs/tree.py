@@ -50,11 +50,12 @@ class Directory(Protocol):
 
 
 class _Block:
-    """Decoded records of one structure block."""
+    """Decoded records of one structure block; the header too where a structure file has one block only."""
 
-    __slots__ = ("names", "records")
+    __slots__ = ("header", "names", "records")
 
-    def __init__(self, records: list[Record]) -> None:
+    def __init__(self, records: list[Record], header: Header | None = None) -> None:
+        self.header = header
         self.records = records
         self.names = [record.raw_name for record in records]
 
@@ -79,8 +80,9 @@ class StructuredDirectory:
             if self._place.index:
                 self._header = parse_header(self._text(0, self._blocks[0].at))
             else:
-                self._block(0)
-        assert self._header
+                self._header = self._block(0).header
+        if self._header is None:
+            raise FormatError(f"structure of {show(self._path)} has no header")
         return self._header
 
     def get(self, name: bytes) -> Node | None:
@@ -116,8 +118,7 @@ class StructuredDirectory:
             row = self._blocks[number]
             return _Block(parse_records(self._text(row.at, row.length)))
         header, records = structure.parse_single(self._text(0, self._place.size))
-        self._header = header
-        return _Block(records)
+        return _Block(records, header)
 
     def _text(self, at: int, length: int) -> bytes:
         """The text of the block at `at` of the structure file, from whichever copy is sound."""
@@ -217,8 +218,11 @@ class Tree:
     def _find_root(self) -> Node:
         size = self.source.size
         window = min(size, locator.WINDOW)
-        self.locator = locator.find(self.source.read_at(size - window, window))
+        self.locator = locator.find(self.source.read_at(size - window, window), size)
         if self.locator:
+            if self.locator.xtar != structure.FORMAT:
+                version = escape(self.locator.xtar.encode())
+                raise NotAnArchive(f"{self.source.name}: is of format {version}, this program reads {structure.FORMAT}")
             self.catalogue = self.locator.catalogue.at
             place: Structure | None = self.locator.root
         else:

@@ -70,8 +70,8 @@ def pack_text(text: bytes) -> bytes:
     return pack_block(text, level=0)
 
 
-def find(tail: bytes) -> Locator | None:
-    """The locator in the last bytes of an archive, or None where there is none that is whole."""
+def find(tail: bytes, size: int) -> Locator | None:
+    """The locator in the last bytes of an archive of `size`; None where none is whole and in its place."""
     end = len(tail) - len(tar.END)
     if end < 0 or tail[end:] != tar.END:
         return None
@@ -81,7 +81,9 @@ def find(tail: bytes) -> Locator | None:
             if header.mark is None or header.mark.role != tar.ROLE_LOCATOR:
                 continue
             data = tail[at + tar.BLOCK : at + tar.BLOCK + header.size]
-            return _decoder.decode(unpack_block(data[: block_length(data[:HEAD_SIZE])]))
+            found = _decoder.decode(unpack_block(data[: block_length(data[:HEAD_SIZE])]))
+            if found.at == size - len(tail) + at:  # or it is another archive's, stored in this one, which was cut off
+                return found
         except (FormatError, msgspec.MsgspecError):
             continue
     return None

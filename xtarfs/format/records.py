@@ -214,6 +214,8 @@ def check(record: Record) -> None:
         raise FormatError(f"structure record: {record.name!r} is not a name")
     if record.type not in TYPE_BITS or min(record.size, record.at, record.data, record.packed, record.index) < 0:
         raise FormatError(f"structure record of {record.name!r}: impossible values")
+    if record.type == DIRECTORY and not record.data:
+        raise FormatError(f"structure record of {record.name!r}: a directory that would hold itself")
 
 
 def parse_header(line: bytes) -> Header:
