@@ -283,7 +283,7 @@ class Archive:
     def _load_whole(self, node: Node) -> bytes | bytearray:
         record = node.record
         packed = self.source.read_at(node.base + record.data, record.packed)
-        crc = int(record.crc32, 16) if record.crc32 else codec.crc32(packed)  # a plain tar member carries no checksum
+        crc = record.crc if record.crc32 else codec.crc32(packed)  # a plain tar member carries no checksum
         return self._unpack(node, packed, 0, record.size, crc)
 
     def _damaged(self, node: Node, start: int, end: int) -> DamagedError:

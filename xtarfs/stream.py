@@ -1,77 +1,90 @@
 """Random access in a large member that was packed without chunks, as `zip` makes them.
 
-The first read unpacks all of it once, checks its CRC-32 and keeps a copy of the decoder's state at intervals; later
-reads start from the nearest one and are checked against the CRC-32 that their stretch had then.
+The first read unpacks all of it once and checks its CRC-32; kept are a CRC-32 for every stretch of the content and
+some copies of the decoder's state. A later read goes on from the nearest state and is checked by its stretch's CRC-32.
 """
 
 from __future__ import annotations
 
 import threading
 import zlib
-from typing import TYPE_CHECKING
+from array import array
+from collections.abc import Iterator
 
 from .errors import DamagedError
 from .format import codec
 from .format.records import DEFLATE, Record
 from .source import Source
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+STRETCH = 1 << 20  # bytes of content
 _READ = 256 << 10
 _MAX_CHECKPOINTS = 64  # each holds about 40 KB
-_MIN_STRETCH = 1 << 20
+_MAX_CURSORS = 4  # decoders left where sequential readers stopped
 
 
 class CheckpointedStream:
-    """`at`: offset of the packed data in the source. Raises DamagedError unless the whole content is sound."""
+    """The member whose packed data lies at `at` of the source. Any number of threads may load from it."""
 
     def __init__(self, source: Source, at: int, record: Record) -> None:
-        self._source = source
-        self._at = at
+        self._start = _Decoder(source, at, record)
         self._record = record
-        self._stretch = max(_MIN_STRETCH, -(-record.size // _MAX_CHECKPOINTS))
-        self._checkpoints: list[tuple[_Decoder, int]] = []  # state at the stretch's start, CRC-32 of the stretch
+        self._every = -(-record.size // (STRETCH * _MAX_CHECKPOINTS))  # stretches from one checkpoint to the next
+        self._checkpoints: list[_Decoder] = []
+        self._crcs = array("I")
+        self._cursors: list[tuple[int, _Decoder]] = []  # the stretch that each would unpack next
         self._lock = threading.Lock()
-        self._error: DamagedError | None = None
+        self._error = ""
 
-    def read(self, offset: int, end: int) -> bytes:
-        """[offset, end) of the content."""
+    def load(self, number: int) -> bytes:
+        """The content from number * STRETCH on, STRETCH bytes or up to its end.
+
+        Raises DamagedError unless the whole content is sound.
+        """
         with self._lock:
-            if not self._checkpoints and not self._error:
+            if not self._crcs and not self._error:
                 self._index()
-        if self._error:
-            raise self._error
-        parts = []
-        for number in range(offset // self._stretch, (end - 1) // self._stretch + 1):
-            start = number * self._stretch
-            data = self._load(number)
-            parts.append(data[max(offset - start, 0) : end - start])
-        return b"".join(parts)
-
-    def _load(self, number: int) -> bytes:
-        state, crc = self._checkpoints[number]
-        size = min(self._stretch, self._record.size - number * self._stretch)
-        data = state.copy().take(size)
-        if codec.crc32(data) != crc:
+            if self._error:
+                raise DamagedError(self._error)
+            at, decoder = self._nearest(number)
+        for skipped in range(at, number):
+            decoder.take(self._size(skipped))
+        data = decoder.take(self._size(number))
+        if codec.crc32(data) != self._crcs[number]:
             raise DamagedError("the medium gave other bytes than before")
+        with self._lock:
+            self._cursors = [*self._cursors[-_MAX_CURSORS + 1 :], (number + 1, decoder)]
         return data
 
+    def _size(self, number: int) -> int:
+        return min(STRETCH, self._record.size - number * STRETCH)
+
+    def _nearest(self, number: int) -> tuple[int, _Decoder]:
+        """A decoder that is the caller's own, and the stretch at which it stands, `number` or before."""
+        checkpoint = number // self._every
+        at = checkpoint * self._every
+        ahead = [cursor for cursor in self._cursors if at <= cursor[0] <= number]
+        if not ahead:
+            return at, self._checkpoints[checkpoint].copy()
+        nearest = max(ahead, key=lambda cursor: cursor[0])
+        self._cursors.remove(nearest)
+        return nearest
+
     def _index(self) -> None:
-        decoder = _Decoder(self._source, self._at, self._record)
-        whole = 0
-        checkpoints = []
+        decoder, crcs, checkpoints, whole = self._start.copy(), array("I"), list[_Decoder](), 0
         try:
-            for start in range(0, self._record.size, self._stretch):
-                state = decoder.copy()
-                data = decoder.take(min(self._stretch, self._record.size - start))
-                checkpoints.append((state, codec.crc32(data)))
+            for number in range(-(-self._record.size // STRETCH)):
+                if number % self._every == 0:
+                    checkpoints.append(decoder.copy())
+                data = decoder.take(self._size(number))
+                crcs.append(codec.crc32(data))
                 whole = codec.crc32(data, whole)
-            if self._record.crc32 and whole != int(self._record.crc32, 16):
-                raise DamagedError("CRC-32 does not match")
-            self._checkpoints = checkpoints
         except DamagedError as error:
-            self._error = error
+            self._error = str(error)
+            return
+        if whole != int(self._record.crc32, 16):
+            self._error = "CRC-32 does not match"
+            return
+        self._crcs, self._checkpoints = crcs, checkpoints
 
 
 class _Decoder:

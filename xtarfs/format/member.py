@@ -47,7 +47,7 @@ def zip_entry(record: Record, path: bytes, tag: bytes) -> zip.Entry:
     return zip.Entry(
         path if len(path) <= zip.MAX_NAME else record.raw_name,
         method_of(record),
-        int(record.crc32 or "0", 16),
+        record.crc,
         record.packed,
         record.size,
         record.st_mode,

@@ -32,6 +32,17 @@ def format_time(nanoseconds: int) -> str:
 
 
 @lru_cache(1024)
+def parse_digits(text: str, base: int) -> int:
+    """The number, not negative, that `text` is in this base. Raises FormatError."""
+    try:
+        if text.isalnum():
+            return int(text, base)
+    except ValueError:
+        pass
+    raise FormatError(f"{text!r} is not a number")
+
+
+@lru_cache(1024)
 def parse_time(text: str) -> int:
     """Nanoseconds since 1970 from what `format_time` writes. Raises FormatError."""
     match = _TIME.fullmatch(text)

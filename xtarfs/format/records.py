@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import stat
 from base64 import b64decode, b64encode
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from ..errors import FormatError
-from .numbers import format_time, parse_time
+from .numbers import format_time, parse_digits, parse_time
 
 FILE, DIRECTORY, SYMLINK, FIFO, CHARACTER, BLOCK_DEVICE = "file", "dir", "symlink", "fifo", "char", "block"
 STORE, DEFLATE = "store", "deflate"
@@ -28,6 +30,18 @@ TYPE_BITS = {
 TYPE_OF_BITS = {bits: name for name, bits in TYPE_BITS.items()}
 
 
+# What a reader may act on; decoding refuses all else.
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Number32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+Mode = Annotated[str, Meta(max_length=4)]  # digits are checked when used: patterns take as long as all the rest
+Time = Annotated[str, Meta(max_length=32)]
+Crc32 = Annotated[str, Meta(max_length=8)]
+Tag = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}\Z")]
+_BASE64 = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?\Z"
+Base64 = Annotated[str, Meta(pattern="^" + _BASE64)]
+XattrKey = Annotated[str, Meta(pattern="^([^=]|=" + _BASE64 + ")")]
+
+
 class Structure(msgspec.Struct, omit_defaults=True, frozen=True):
     """Where a directory's structure file lies. `at` is relative to the start of the directory's own tar.
 
@@ -35,10 +49,10 @@ class Structure(msgspec.Struct, omit_defaults=True, frozen=True):
     copy in the catalogue member's data.
     """
 
-    at: int
-    size: int
-    index: int = 0
-    catalogue: int = 0
+    at: Count
+    size: Count
+    index: Count = 0
+    catalogue: Count = 0
 
 
 class Elsewhere(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -57,38 +71,38 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     """
 
     name: str
-    name_b64: str = ""
+    name_b64: Base64 = ""
     type: str
-    mode: str
-    uid: int
-    gid: int
+    mode: Mode
+    uid: Number32
+    gid: Number32
     user: str = ""
     group: str = ""
-    mtime: str
-    ino: int
-    nlink: int = 1
-    size: int = 0
-    at: int = 0
-    data: int = 0
-    packed: int = 0
+    mtime: Time
+    ino: Count
+    nlink: Number32 = 1
+    size: Count = 0
+    at: Count = 0
+    data: Count = 0
+    packed: Count = 0
     method: str = STORE
-    chunk: int = 0
-    index: int = 0
-    crc32: str = ""
+    chunk: Count = 0
+    index: Count = 0
+    crc32: Crc32 = ""
     sha256: str = ""
-    packed_crc32: str = ""
+    packed_crc32: Crc32 = ""
     holes: tuple[tuple[int, int], ...] = ()
     changed: bool = False
     target: str = ""
-    target_b64: str = ""
-    major: int = 0
-    minor: int = 0
+    target_b64: Base64 = ""
+    major: Number32 = 0
+    minor: Number32 = 0
     link: str = ""
-    link_b64: str = ""
-    xattrs: dict[str, str] = {}
+    link_b64: Base64 = ""
+    xattrs: dict[XattrKey, Base64] = {}
     structure: Structure | None = None
-    files: int = 0
-    total: int = 0
+    files: Count = 0
+    total: Count = 0
     elsewhere: Elsewhere | None = None
 
     @property
@@ -106,15 +120,20 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     @property
     def permissions(self) -> int:
-        return int(self.mode, 8)
+        return parse_digits(self.mode, 8)
 
     @property
     def st_mode(self) -> int:
-        return TYPE_BITS[self.type] | int(self.mode, 8)
+        return TYPE_BITS[self.type] | self.permissions
 
     @property
     def mtime_ns(self) -> int:
         return parse_time(self.mtime)
+
+    @property
+    def crc(self) -> int:
+        """CRC-32 of the content, 0 where none is known."""
+        return parse_digits(self.crc32, 16) if self.crc32 else 0
 
     @property
     def is_dir(self) -> bool:
@@ -129,9 +148,9 @@ class Header(msgspec.Struct, omit_defaults=True, kw_only=True):
     """First line of a structure file: whose children follow. path: below the archive's root, which is empty."""
 
     xtar: str
-    tag: str
+    tag: Tag
     path: str
-    path_b64: str = ""
+    path_b64: Base64 = ""
     children: int
     directory: Record
 
@@ -143,11 +162,11 @@ class Header(msgspec.Struct, omit_defaults=True, kw_only=True):
 class BlockStart(msgspec.Struct, omit_defaults=True, frozen=True):
     """One row of a structure file's index: where a block lies in it, and its first and how many names it holds."""
 
-    at: int
-    length: int
-    count: int
+    at: Count
+    length: Count
+    count: Count
     first: str
-    first_b64: str = ""
+    first_b64: Base64 = ""
 
     @property
     def raw_first(self) -> bytes:
@@ -157,7 +176,7 @@ class BlockStart(msgspec.Struct, omit_defaults=True, frozen=True):
 class Index(msgspec.Struct):
     """Last line of a structure file of more than one block."""
 
-    blocks: list[BlockStart]
+    blocks: Annotated[list[BlockStart], Meta(min_length=1)]
 
 
 def to_text(raw: bytes) -> tuple[str, str]:
@@ -212,7 +231,7 @@ def check(record: Record) -> None:
     name = record.name if not record.name_b64 else record.raw_name.decode("latin-1")
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise FormatError(f"structure record: {record.name!r} is not a name")
-    if record.type not in TYPE_BITS or min(record.size, record.at, record.data, record.packed, record.index) < 0:
+    if record.type not in TYPE_BITS or b"\0" in record.raw_target:
         raise FormatError(f"structure record of {record.name!r}: impossible values")
     if record.type == DIRECTORY and not record.data:
         raise FormatError(f"structure record of {record.name!r}: a directory that would hold itself")

@@ -218,7 +218,7 @@ def _entry(name: bytes, method: int, flags: int, dos: int, crc: int, packed: int
 
 
 def read_local(read_at: Callable[[int, int], bytes], at: int) -> tuple[Entry, int]:
-    """The local header at `at`, and where its data begins; sizes are 0 where a descriptor follows. Raises FormatError."""
+    """The local header at `at`, and where its data begins; sizes are 0 if a descriptor follows. Raises FormatError."""
     raw = read_at(at, _LOCAL.size)
     if len(raw) < _LOCAL.size or raw[:4] != LOCAL_SIGNATURE:
         raise FormatError("zip: no local header")
