@@ -1,0 +1,153 @@
+"""Processes that share out one run of numbered batches, forked from this one in the midst of its work.
+
+Threads do not help with many small files: each of a file's dozen short calls hands the interpreter lock over, and two
+threads take twice the time of one. Every process goes through the same batches and takes the next that nobody has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import pickle
+import select
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, NoReturn, TypeVar
+
+from .errors import XtarError
+
+Outcome = TypeVar("Outcome")
+_NUMBER = struct.Struct("<Q")
+_POLL = 0.1  # seconds between calls of `progress` while others are waited for
+
+
+class Stopped(Exception):
+    """Another process of the crew has failed."""
+
+
+class Crew(Generic[Outcome]):
+    """Up to `size` processes. progress(bytes done since the last call, in all of them) is called in the first."""
+
+    def __init__(self, size: int, progress: Callable[[int], None]) -> None:
+        self._size = size
+        self._progress = progress
+        self._shared = mmap.mmap(-1, _NUMBER.size * (size + 1))  # bytes done by each process; a stop mark
+        self._slot = self._done = self._shown = 0
+        self._leader = os.getpid()
+        self._tickets = os.pipe()  # holds the number of the first batch that nobody has taken
+        self._members: list[tuple[int, int]] = []  # process, and the pipe that its outcome comes through
+        self._reply: int | None = None
+
+    def run(self, work: Callable[[], Outcome]) -> list[Outcome]:
+        """What work(), which calls `recruit` at most once, returns in each process. Raises what any of them raised."""
+        try:
+            mine = work()
+        except BaseException as error:
+            self._mark_stop()
+            if self.is_member:
+                self._leave(error)
+            causes = [other for other in self._gather() if isinstance(error, Stopped) and _is_cause(other)]
+            raise (causes or [error])[0] from None
+        if self.is_member:
+            self._leave(mine)
+        outcomes = self._gather()
+        for outcome in outcomes:
+            if _is_cause(outcome):
+                raise outcome
+        return [mine, *outcomes]
+
+    def recruit(self, first: int) -> None:
+        """Forks the others, which go on from here as this one does; batches from `first` on are shared out.
+
+        A process of several threads stays alone: a lock that another thread holds would never open in a fork.
+        """
+        os.write(self._tickets[1], _NUMBER.pack(first))
+        for slot in range(1, self._size if threading.active_count() == 1 else 1):
+            receive, send = os.pipe()
+            process = os.fork()
+            if not process:
+                self._slot, self._done, self._reply, self._members = slot, 0, send, []
+                return
+            os.close(send)
+            self._members.append((process, receive))
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this process is one that was forked."""
+        return self._reply is not None
+
+    def claim(self) -> int:
+        """The number of a batch that is now this process's to do."""
+        number = int(_NUMBER.unpack(os.read(self._tickets[0], _NUMBER.size))[0])
+        os.write(self._tickets[1], _NUMBER.pack(number + 1))
+        return number
+
+    def advance(self, size: int) -> None:
+        """Counts bytes that are done. Raises Stopped if the work is to end."""
+        self._done += size
+        at = self._slot * _NUMBER.size
+        self._shared[at : at + _NUMBER.size] = _NUMBER.pack(self._done)
+        if not self.is_member:
+            self._show()
+        elif os.getppid() != self._leader:
+            raise Stopped
+        if self._shared[-1]:
+            raise Stopped
+
+    def _show(self) -> None:
+        done = sum(_NUMBER.unpack_from(self._shared, slot * _NUMBER.size)[0] for slot in range(self._size))
+        if done != self._shown:
+            step, self._shown = done - self._shown, done
+            self._progress(step)
+
+    def _mark_stop(self) -> None:
+        self._shared[-1] = 1
+
+    def _leave(self, outcome: object) -> NoReturn:
+        """Ends a forked process: nothing of what the first one would do at its end may be done here."""
+        try:
+            with os.fdopen(self._reply or -1, "wb") as reply:
+                pickle.dump(outcome, reply)
+        finally:
+            os._exit(0)
+
+    def _gather(self) -> list[Any]:
+        """What each other process returned or raised; all have ended then."""
+        outcomes = []
+        try:
+            while self._members:
+                process, receive = self._members[-1]
+                parts = []
+                while True:
+                    if not select.select([receive], [], [], _POLL)[0]:
+                        self._show()
+                        continue
+                    part = os.read(receive, 1 << 16)
+                    if not part:
+                        break
+                    parts.append(part)
+                self._members.pop()
+                os.close(receive)
+                os.waitpid(process, 0)
+                try:
+                    outcomes.append(pickle.loads(b"".join(parts)))
+                except (EOFError, pickle.UnpicklingError):
+                    outcomes.append(XtarError("a worker process was killed; what it had at hand is not extracted"))
+        except BaseException:
+            self._mark_stop()
+            for process, _ in self._members:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(process, 0)
+            raise
+        self._show()
+        return outcomes
+
+    def __del__(self) -> None:
+        for end in self._tickets:
+            os.close(end)
+
+
+def _is_cause(outcome: object) -> bool:
+    return isinstance(outcome, BaseException) and not isinstance(outcome, Stopped)
