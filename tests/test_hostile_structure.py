@@ -30,7 +30,8 @@ def test_a_directory_loaded_twice_has_its_header_both_times(archive: Path) -> No
         node = opened.lookup(b"kinds/sub")
         assert node.record.structure
         for _ in range(2):
-            directory = StructuredDirectory(opened.tree, node.path, node.base + node.record.data, node.record.structure)
+            start, size = node.base + node.record.data, node.record.packed
+            directory = StructuredDirectory(opened.tree, node.path, start, size, node.record.structure)
             assert directory.header().raw_path == b"kinds/sub"
 
 

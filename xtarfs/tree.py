@@ -61,12 +61,13 @@ class _Block:
 
 
 class StructuredDirectory:
-    """A directory read from its structure file. `start` is the offset of its tar in the source."""
+    """A directory read from its structure file. start, size: offset of its tar in the source, and its length."""
 
-    def __init__(self, tree: Tree, path: bytes, start: int, place: Structure) -> None:
+    def __init__(self, tree: Tree, path: bytes, start: int, size: int, place: Structure) -> None:
         self._tree = tree
         self._path = path
         self._start = start
+        self._size = size
         self._place = place
         self._header: Header | None = None
         if place.index:
@@ -94,12 +95,18 @@ class StructuredDirectory:
         return self._node(block.records[row], name)
 
     def children(self, start: int = 0) -> Iterator[Node]:
+        end = 0
         for number in range(len(self._blocks) if self._place.index else 1):
             if self._place.index and start >= self._blocks[number].count:
                 start -= self._blocks[number].count
                 continue
             block = self._block(number)
             for record, name in zip(block.records[start:], block.names[start:], strict=True):
+                if record.is_dir:
+                    # Directories lie side by side within this one: so no walk is endless, whatever the records say.
+                    if not end < record.data <= record.data + record.packed <= self._size:
+                        raise DamagedError(f"{show(self._path)}: its structure puts a directory where none can be")
+                    end = record.data + record.packed
                 yield self._node(record, name)
             start = max(start - len(block.names), 0)
 
@@ -206,7 +213,7 @@ class Tree:
         start = node.base + record.data
         if record.structure is not None:
             try:
-                directory = StructuredDirectory(self, node.path, start, record.structure)
+                directory = StructuredDirectory(self, node.path, start, record.packed, record.structure)
                 directory.header()
                 return directory
             except FormatError:
@@ -263,9 +270,19 @@ class Tree:
 
         directory = unstructured.load(self, b"", 0, node.record.packed)
         if next(directory.children(), None) is None:
-            raise NotAnArchive(f"{self.source.name}: is not an archive: no tar header or zip in it is readable")
-        self.report(b"", "no locator and no structure of the root; listed from the members' headers")
+            reason = "no tar header or zip in it is readable" if self.source.size else "it is empty"
+            raise NotAnArchive(f"{self.source.name}: is not an archive: {reason}")
+        if self._begins_as_ours():
+            self.report(b"", "no locator and no structure of the root; listed from the members' headers")
         return directory
+
+    def _begins_as_ours(self) -> bool:
+        """Whether the first header is one of ours, or damaged: a tar made by hand has no structure to lose."""
+        try:
+            found = tar.read_member(self.source.read_at, 0)
+        except FormatError:
+            return True
+        return found is None or found.header.mark is not None
 
 
 def place_of(source: Source, found: tar.Member, start: int) -> Structure:

@@ -145,7 +145,7 @@ class _Listing:
     def _structured(self, location: tuple[bytes, ...], start: int, place: Structure) -> Record:
         """The attributes that a nested archive's own structure gives it."""
         try:
-            return StructuredDirectory(self._tree, b"/".join(location), start, place).header().directory
+            return StructuredDirectory(self._tree, b"/".join(location), start, 0, place).header().directory
         except FormatError:
             return new_record(location[-1], DIRECTORY, 0o755, 0, self._tree.new_ino())
 

@@ -17,6 +17,7 @@ from .records import BlockStart, Header, Index, Record, parse_header, parse_reco
 FORMAT = "1-draft"
 BLOCK_TARGET = 64 << 10  # bytes of text a block holds before it is closed
 MAX_LINE = 16 << 20  # a record longer than this is refused by the reader
+_MAX_BLOCK = BLOCK_TARGET + 2 * MAX_LINE
 PACK_LEVEL = 9
 
 _HEAD = struct.Struct("<4sIBBHHHI")
@@ -39,7 +40,7 @@ def block_length(head: bytes) -> int:
     if len(head) < _HEAD.size:
         raise FormatError("structure block: cut short")
     magic, _, _, _, extra, kind, four, length = _HEAD.unpack_from(head)
-    if (magic, extra, kind, four) != (_MAGIC, 8, _XT, 4) or length <= _HEAD.size + _TAIL.size:
+    if (magic, extra, kind, four) != (_MAGIC, 8, _XT, 4) or not _HEAD.size + _TAIL.size < length <= _MAX_BLOCK:
         raise FormatError("structure block: not one")
     return int(length)
 
