@@ -10,6 +10,7 @@ from lru import LRU
 
 Key = TypeVar("Key", bound=Hashable)
 Buffer = bytes | bytearray
+OVERHEAD = 300  # bytes that the key, the objects and their places take besides a value's own
 
 
 class _Flight:
@@ -24,7 +25,7 @@ class _Flight:
 
 
 class ByteCache(Generic[Key]):
-    """Least recently used values are dropped once all together hold more than `capacity` bytes."""
+    """Least recently used values are dropped once all together take more than `capacity` bytes of memory."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -60,9 +61,10 @@ class ByteCache(Generic[Key]):
     def _land(self, key: Key, flight: _Flight) -> None:
         with self._lock:
             del self._flights[key]
-            if flight.error is None and len(flight.value) <= self._capacity:
+            cost = len(flight.value) + OVERHEAD
+            if flight.error is None and cost <= self._capacity:
                 self._values[key] = flight.value
-                self._held += len(flight.value)
+                self._held += cost
                 while self._held > self._capacity:
                     self._drop_oldest()
         flight.done.set()
@@ -71,9 +73,9 @@ class ByteCache(Generic[Key]):
         item = self._values.peek_last_item()
         assert item
         del self._values[item[0]]
-        self._held -= len(item[1])
+        self._held -= len(item[1]) + OVERHEAD
 
     @property
     def held(self) -> int:
-        """Bytes in the cache now."""
+        """Bytes of memory that the cached values take now."""
         return self._held

@@ -14,6 +14,7 @@ import importlib
 import itertools
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -153,7 +154,12 @@ def serve(
     fuse_class = type("XtarFuse", (module.FUSE,), members)
     # The bindings only ask this object which operations exist, and one flag.
     operations = SimpleNamespace(use_ns=True, **dict.fromkeys(READ_OPERATIONS + WRITE_OPERATIONS, True))
-    fuse_class(operations, _as_latin1(mountpoint), encoding="latin-1", foreground=True, **options)
+    # libfuse takes a signal over only where it finds the default action. (The bindings see to SIGINT.)
+    former = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        fuse_class(operations, _as_latin1(mountpoint), encoding="latin-1", foreground=True, **options)
+    finally:
+        signal.signal(signal.SIGTERM, former or signal.SIG_DFL)
 
 
 def _as_latin1(path: str) -> str:
@@ -313,9 +319,7 @@ class Callbacks:
     def releasedir(self, path: bytes, file_info: Any) -> None:
         self._listings.pop(file_info.contents.fh, None)
 
-    def readdir(
-        self, path: bytes, buffer: Any, filler: Any, offset: int, file_info: Any, flags: int = 0
-    ) -> None:
+    def readdir(self, path: bytes, buffer: Any, filler: Any, offset: int, file_info: Any, flags: int = 0) -> None:
         """Fills `buffer` with the entries from `offset` on: 0 is ".", 1 is "..", child i is i + 2.
 
         What stands behind an entry is the offset to go on from, never 0: given 0, libfuse would gather the

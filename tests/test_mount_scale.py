@@ -1,0 +1,90 @@
+"""What a mount costs does not grow with the archive: the time until it is ready, and its memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from builder.build import Options, build
+
+from .mounting import live, servers, xtar
+
+MEMORY = 60_000_000  # bytes, beside the cache and
+BYTES_PER_NAME = 200
+SMALL_CACHE = 4 << 20
+
+
+def many(root: Path, folders: int, each: int) -> Path:
+    """A tree of small files, each with content of its own."""
+    for folder in range(folders):
+        (root / f"folder {folder:03d}").mkdir(parents=True)
+        for number in range(each):
+            descriptor = os.open(root / f"folder {folder:03d}" / f"file number {number:06d}", os.O_CREAT | os.O_WRONLY)
+            os.write(descriptor, b"content %d of %d\n" % (number, folder))
+            os.close(descriptor)
+    return root
+
+
+def archive_of(root: Path) -> Path:
+    path = root.with_suffix(".xtar")
+    assert build(str(root), str(path), Options()).problems == []
+    return path
+
+
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return archive_of(many(tmp_path_factory.mktemp("few") / "tree", 1, 1000))
+
+
+@pytest.fixture(scope="module")
+def hundred_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half of the names in one folder, half in fifty."""
+    root = tmp_path_factory.mktemp("many") / "tree"
+    many(root, 50, 1000)
+    many(root / "all", 1, 50_000)
+    return archive_of(root)
+
+
+def test_opening_takes_the_same_time(binding: str, thousand: Path, hundred_thousand: Path, tmp_path: Path) -> None:
+    times: dict[Path, list[float]] = {thousand: [], hundred_thousand: []}
+    point = tmp_path / "m"
+    point.mkdir()
+    for _ in range(7):
+        for archive, measured in times.items():
+            start = time.perf_counter()
+            assert xtar("mount", archive, point).returncode == 0
+            measured.append(time.perf_counter() - start)
+            subprocess.run(["umount", point], check=True)
+    few, lots = (min(measured) for measured in times.values())
+    assert lots < few * 1.3 + 0.02, times
+    assert statistics.median(times[hundred_thousand]) < 2
+
+
+def test_little_of_the_archive_is_read_to_open_it(binding: str, hundred_thousand: Path, tmp_path: Path) -> None:
+    with live(hundred_thousand, tmp_path / "m") as point:
+        (pid,) = servers(point)
+        read = 0
+        for entry in Path(f"/proc/{pid}/io").read_text().splitlines():
+            name, value = entry.split(": ")
+            if name == "rchar":
+                read = int(value)
+        assert (point / "all" / "folder 000" / "file number 040000").read_bytes() == b"content 40000 of 0\n"
+        after = int(re.search(r"rchar: (\d+)", Path(f"/proc/{pid}/io").read_text())[1])  # type: ignore[index]
+        assert after - read < 300_000, "one name of a large folder needs one block of it"
+
+
+def test_memory(binding: str, hundred_thousand: Path, tmp_path: Path) -> None:
+    with live(hundred_thousand, tmp_path / "m", "--cache-size", str(SMALL_CACHE)) as point:
+        (pid,) = servers(point)
+        listed = subprocess.run(["find", point, "-ls"], capture_output=True, check=True).stdout.count(b"\n")
+        assert listed == 100_053
+        content = f"find {point} -type f -print0 | xargs -0 cat | wc -c"
+        assert int(subprocess.run(content, shell=True, capture_output=True, check=True).stdout) > 100_000 * 14
+        resident = int(re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1])  # type: ignore[index]
+        assert resident * 1024 < MEMORY + SMALL_CACHE + BYTES_PER_NAME * listed
