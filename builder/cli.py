@@ -48,9 +48,12 @@ def _add_build(commands: Commands) -> None:
 
 def _build(arguments: argparse.Namespace) -> int:
     from xtarfs.console import progress
+    from xtarfs.errors import UsageError
 
     from .build import build, survey
 
+    if arguments.output == "-":
+        raise UsageError("-o -: an archive cannot be written to a pipe, because sizes are patched in; give a file name")
     options = _options(arguments)
     if arguments.dry_run:
         census, result = survey(arguments.directory, options)

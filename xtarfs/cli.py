@@ -5,14 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from . import __version__
-from .console import DONE, PARTLY, Commands, Parser, complain, run
+from .console import DONE, PARTLY, Commands, Parser, complain, progress, run
+from .text import escape, path_fields, show
 
 if TYPE_CHECKING:
+    from .diff import Difference
+    from .extract import ExtractResult
     from .reader import Archive
+
+_MAX_LINES = 20  # of one kind on stderr
 
 
 def main(argv: list[str] | None = None, more: Iterable[Callable[[Commands], None]] = ()) -> int:
@@ -26,7 +32,11 @@ def main(argv: list[str] | None = None, more: Iterable[Callable[[Commands], None
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for add in (*more, _add_list, _add_cat, _add_extract, _add_verify, _add_info, _add_diff, _add_mount, _add_umount):
         add(commands)
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(arguments, "paths") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes no more paths once an option has come between
+        arguments.paths += rest
     return run(lambda: arguments.command(arguments))
 
 
@@ -69,7 +79,6 @@ def _add_list(commands: Commands) -> None:
 def _list(arguments: argparse.Namespace) -> int:
     from .console import print_json_list
     from .listing import as_json, long_line, selected
-    from .text import escape
 
     with _open(arguments.archive) as archive:
         nodes = selected(archive, _raw(arguments.path), arguments.recursive)
@@ -156,8 +165,8 @@ def _add_extract(commands: Commands) -> None:
 
 
 def _extract(arguments: argparse.Namespace) -> int:
+    from .console import human_size
     from .extract import ExtractOptions, extract
-    from .text import escape
 
     options = ExtractOptions(
         force=arguments.force,
@@ -166,8 +175,34 @@ def _extract(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
         on_damage=arguments.on_damage,
     )
-    ...
-    return DONE
+    with _open(arguments.archive) as archive, progress("xtar extract", _content_size(archive)) as advance:
+        result = extract(archive, arguments.directory, [_raw(path) for path in arguments.paths], options, advance)
+    _tell_lost(result)
+    verb = "would extract" if arguments.dry_run else "extracted"
+    counts = f"{result.files} files, {result.directories} folders, {result.others} others"
+    print(f"{arguments.directory}: {verb} {counts}, {human_size(result.bytes)}")
+    return DONE if result.complete else PARTLY
+
+
+def _tell_lost(result: ExtractResult) -> None:
+    """A line for each thing that is not as it was stored; of long lists the beginning, and how many more."""
+    for path, ranges in result.damaged:
+        complain(f"{show(path)}: damaged{_ranges(ranges)}")
+    for path in result.missing:
+        complain(f"{show(path)}: its data lies in another archive")
+    for path, reason in result.failed:
+        complain(f"{show(path)}: {reason}")
+    for path in result.kept[:_MAX_LINES]:
+        complain(f"{show(path)}: exists and was kept; --force replaces it")
+    for path, what in result.unset[:_MAX_LINES]:
+        complain(f"{show(path)}: could not set {what}")
+    more = result.kept_count + result.unset_count - len(result.kept[:_MAX_LINES]) - len(result.unset[:_MAX_LINES])
+    if more:
+        complain(f"... and {more} more that were kept or could not be set")
+
+
+def _content_size(archive: Archive) -> int:
+    return archive.tree.locator.bytes if archive.tree.locator else 0
 
 
 def _add_verify(commands: Commands) -> None:
@@ -179,7 +214,40 @@ def _add_verify(commands: Commands) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    raise NotImplementedError
+    from .console import human_size, print_json
+    from .verify import verify
+
+    with _open(arguments.archive) as archive, progress("xtar verify", archive.source.size) as advance:
+        result = verify(archive, advance)
+    expected = arguments.id is None or arguments.id.lower() == result.identifier
+    if arguments.json:
+        document = {
+            "archive": arguments.archive,
+            "id": result.identifier or None,
+            "id_matches": None if arguments.id is None else expected,
+            "files": result.files,
+            "bytes": result.content,
+            "damaged": [
+                {**path_fields(d.path), "ranges": d.ranges, "reason": d.reason, "repairable": d.repairable}
+                for d in result.damaged
+            ],
+        }
+        print_json(document)
+    else:
+        for damage in result.damaged:
+            complain(f"{show(damage.path)}: {damage.reason}{_ranges(damage.ranges)}")
+        print(
+            f"{arguments.archive}: {result.files} files, {human_size(result.content)}, identifier {result.identifier}"
+        )
+        print("every byte is as it was written" if not result.damaged else f"{len(result.damaged)} damaged")
+    if not expected:
+        complain(f"{arguments.archive}: identifier is {result.identifier or 'unknown'}, not {arguments.id}")
+    return PARTLY if result.damaged or not expected else DONE
+
+
+def _ranges(ranges: tuple[tuple[int, int], ...]) -> str:
+    """Half-open ranges of a file's content, as the end of a line."""
+    return "; lost bytes " + ", ".join(f"{start}-{end}" for start, end in ranges) if ranges else ""
 
 
 def _add_diff(commands: Commands) -> None:
@@ -191,7 +259,33 @@ def _add_diff(commands: Commands) -> None:
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    raise NotImplementedError
+    from .console import print_json_list
+    from .diff import diff
+
+    with ExitStack() as stack:
+        archive = stack.enter_context(_open(arguments.archive))
+        is_folder = os.path.isdir(arguments.other)
+        other = arguments.other if is_folder else stack.enter_context(_open(arguments.other))
+        advance = stack.enter_context(progress("xtar diff", _content_size(archive)))
+        count = 0
+
+        def counted() -> Iterator[Difference]:
+            nonlocal count
+            for difference in diff(archive, other, advance):
+                count += 1
+                yield difference
+
+        if arguments.json:
+            rows = ({**path_fields(d.path), "kind": d.kind, "what": list(d.what)} for d in counted())
+            print_json_list("differences", rows)
+        else:
+            for difference in counted():
+                print(f"{difference.kind:8} {show(difference.path)}" + _in_brackets(difference.what))
+        return PARTLY if count else _exit_code(archive)
+
+
+def _in_brackets(words: tuple[str, ...]) -> str:
+    return f" ({', '.join(words)})" if words else ""
 
 
 # -- mount, umount ---------------------------------------------------------------------------------------------

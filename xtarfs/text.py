@@ -15,6 +15,11 @@ def escape(path: bytes) -> str:
     return "".join(char if char.isprintable() and char != "\\" else _escape_char(char) for char in text)
 
 
+def show(path: bytes) -> str:
+    """A path as a message shows it: `/` for the root."""
+    return escape(path) or "/"
+
+
 def _escape_char(char: str) -> str:
     raw = char.encode("utf-8", "surrogateescape")
     return "".join(_LETTERS.get(byte, f"\\{byte:03o}") for byte in raw)

@@ -18,7 +18,7 @@ from .format import locator, structure, tar
 from .format.locator import Locator
 from .format.records import DIRECTORY, Header, Record, Structure, new_record, parse_header, parse_index, parse_records
 from .source import Source
-from .text import escape
+from .text import escape, show
 
 if TYPE_CHECKING:
     from .unstructured import MemoryDirectory
@@ -295,8 +295,3 @@ def place_of(source: Source, found: tar.Member, start: int) -> Structure:
         at += length
     index = length if length < found.header.size else 0
     return Structure(found.data - start, found.header.size, index)
-
-
-def show(path: bytes) -> str:
-    """A path as a message may show it, `/` for the root."""
-    return escape(path) or "/"
