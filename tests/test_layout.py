@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = (
     ("cli",),
     ("mount", "extract", "verify", "diff", "listing"),
+    ("mount_options",),
     ("fuse_adapter", "console"),
     ("vfs",),
     ("reader",),

@@ -26,7 +26,8 @@ import xtarfs.mount as mount_module
 from tests.memory_fs import CHUNK, MemoryFS, Node
 from tests.mounting import ROOT, failure, gone, until
 from xtarfs.errors import MountError
-from xtarfs.mount import mount, parse_options, unmount
+from xtarfs.mount import mount, unmount
+from xtarfs.mount_options import libfuse_options, parse_options
 
 ODD_NAMES = [
     b"\xff\xfe not utf-8", "grün".encode(), b"new\nline", b"-dash", b" ", b"a,b\\c", b"%s", b"x" * 255,
@@ -339,12 +340,8 @@ def libc_getxattr(path: bytes) -> None:
     assert ctypes.get_errno() == errno.ERANGE
 
 
-@pytest.mark.parametrize(
-    "fault", [ValueError("a\nbug"), SystemExit(3), OSError("no errno"), KeyboardInterrupt()]
-)
-def test_an_unexpected_exception_is_eio_and_logged_once(
-    mounted: Mounter, tmp_path: Path, fault: BaseException
-) -> None:
+@pytest.mark.parametrize("fault", [ValueError("a\nbug"), SystemExit(3), OSError("no errno"), KeyboardInterrupt()])
+def test_an_unexpected_exception_is_eio_and_logged_once(mounted: Mounter, tmp_path: Path, fault: BaseException) -> None:
     filesystem = MemoryFS()
     filesystem.file(b"/broken", fault=fault)
     filesystem.folder(b"/folder", fault=fault)
@@ -388,9 +385,7 @@ def test_ready_when_it_returns(mounted: Mounter, binding: str, tmp_path: Path) -
     assert gone(pid)
 
 
-def test_relative_and_linked_mount_points(
-    mounted: Mounter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_and_linked_mount_points(mounted: Mounter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "real ,\\\n").mkdir()
     (tmp_path / "link").symlink_to("real ,\\\n")
@@ -404,9 +399,7 @@ def test_relative_and_linked_mount_points(
     assert os.listdir("link") == []
 
 
-@pytest.mark.parametrize(
-    "ending", ["fusermount", "fusermount3", "umount", "unmount", "SIGTERM", "SIGINT", "SIGHUP"]
-)
+@pytest.mark.parametrize("ending", ["fusermount", "fusermount3", "umount", "unmount", "SIGTERM", "SIGINT", "SIGHUP"])
 def test_endings(mounted: Mounter, ending: str) -> None:
     point = mounted(everything())
     pid = pid_of(point)
@@ -533,9 +526,7 @@ def test_nonempty_is_possible_when_asked(mounted: Mounter, tmp_path: Path) -> No
     assert os.listdir(mounted(MemoryFS(), "nonempty")) == []
 
 
-def test_what_the_opener_says_comes_through(
-    binding: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_opener_says_comes_through(binding: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def foreign() -> MemoryFS:
         print("a warning", file=sys.stderr, flush=True)
         raise MountError("x.tar: not an archive")
@@ -552,11 +543,8 @@ def test_what_the_opener_says_comes_through(
     assert "died at the start" in why_not(tmp_path, opened=dying)
 
 
-def test_what_libfuse_says_is_in_the_line(
-    binding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = mount_module._libfuse_options
-    monkeypatch.setattr(mount_module, "_libfuse_options", lambda *a: {**known(*a), "no_such_thing": True})
+def test_what_libfuse_says_is_in_the_line(binding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mount_module, "libfuse_options", lambda *a: {**libfuse_options(*a), "no_such_thing": True})
     assert "no_such_thing" in why_not(tmp_path)
 
 

@@ -14,12 +14,12 @@ OVERHEAD = 300  # bytes that the key, the objects and their places take besides 
 
 
 class _Flight:
-    """A value that one thread is computing and others may wait for."""
+    """A value that one thread is computing and others may wait for. done: made by the first that waits."""
 
     __slots__ = ("done", "error", "value")
 
     def __init__(self) -> None:
-        self.done = threading.Event()
+        self.done: threading.Event | None = None
         self.value: Buffer = b""
         self.error: BaseException | None = None
 
@@ -41,11 +41,13 @@ class ByteCache(Generic[Key]):
             if value is not None:
                 return value
             flight = self._flights.get(key)
-            mine = flight is None
             if flight is None:
                 flight = self._flights[key] = _Flight()
-        if not mine:
-            flight.done.wait()
+                done = None
+            else:
+                done = flight.done = flight.done or threading.Event()
+        if done:
+            done.wait()
             if flight.error:
                 raise flight.error
             return flight.value
@@ -67,7 +69,8 @@ class ByteCache(Generic[Key]):
                 self._held += cost
                 while self._held > self._capacity:
                     self._drop_oldest()
-        flight.done.set()
+        if flight.done:
+            flight.done.set()
 
     def _drop_oldest(self) -> None:
         item = self._values.peek_last_item()

@@ -16,86 +16,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, NamedTuple, NoReturn
 
 from .errors import MountError, XtarError
-from .fuse_adapter import Binding, Callbacks, Ownership, escaped, load_binding, log, serve
-from .text import escape
+from .fuse_adapter import Binding, Callbacks, load_binding, log, serve
+from .mount_options import MountOptions, libfuse_options, parse_options, shown
 
 if TYPE_CHECKING:
     from .vfs import FileSystem
 
 FILESYSTEM_TYPE = "fuse.xtarfs"
-FOREVER = 1_000_000_000  # seconds the kernel may keep names and attributes: an archive never changes
-MAX_READ = 1 << 20  # bytes; the kernel takes less where it cannot do as much
 BUSY_RETRY = 30.0  # seconds
 _DEAD = (errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNREFUSED)  # what a mount without its process answers
-
-# What fstab and mount(8) put among the options and does not concern a read-only FUSE mount.
-_IGNORED = {
-    "ro", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev",
-    "async", "sync", "dirsync", "atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime",
-    "strictatime", "nostrictatime", "lazytime", "nolazytime", "default_permissions",
-}  # fmt: skip
-_IGNORED_PREFIXES = ("x-", "X-", "comment=", "user=")
-_PASSED_ON = {"allow_other", "allow_root", "dev", "nodev", "suid", "nosuid", "exec", "noexec"}
-_VALUES = {
-    "max_read": re.compile(r"[1-9]\d{3,8}"),
-    "uid": re.compile(r"\d{1,10}"),
-    "gid": re.compile(r"\d{1,10}"),
-    "umask": re.compile(r"[0-7]{1,4}"),
-    "idle_timeout": re.compile(r"\d+(\.\d+)?"),
-    "log_file": re.compile(r".+"),
-}
-
-
-@dataclass
-class MountOptions:
-    """The -o options, sorted by whom they concern. `flags` go to libfuse as they are."""
-
-    flags: set[str] = field(default_factory=set)
-    max_read: int = MAX_READ
-    ownership: Ownership = field(default_factory=Ownership)
-    idle_timeout: float = 0.0
-    log_file: str | None = None
-    nonempty: bool = False
-    writable_asked: bool = False
-
-
-def parse_options(options: Iterable[str]) -> MountOptions:
-    """Reads -o options, each maybe several with commas between. Raises MountError at the first unknown one."""
-    parsed = MountOptions()
-    for option in (part for text in options for part in text.split(",") if part):
-        name, separator, value = option.partition("=")
-        if option in _IGNORED or option.startswith(_IGNORED_PREFIXES):
-            continue
-        if option in _PASSED_ON:
-            parsed.flags.add(option)
-        elif option == "rw":
-            parsed.writable_asked = True
-        elif option == "nonempty":
-            parsed.nonempty = True
-        elif name not in _VALUES:
-            raise MountError(f"unknown mount option: {_shown(option)}")
-        elif not separator or not _VALUES[name].fullmatch(value):
-            raise MountError(f"mount option {name}: bad value {_shown(value)!r}")
-        else:
-            _set_value(parsed, name, value)
-    return parsed
-
-
-def _set_value(parsed: MountOptions, name: str, value: str) -> None:
-    if name in ("uid", "gid"):
-        parsed.ownership = parsed.ownership._replace(**{name: int(value)})
-    elif name == "umask":
-        parsed.ownership = parsed.ownership._replace(umask=int(value, 8))
-    elif name == "idle_timeout":
-        parsed.idle_timeout = float(value)
-    elif name == "max_read":
-        parsed.max_read = int(value)
-    else:
-        parsed.log_file = os.path.abspath(value)
 
 
 def mount(
@@ -162,11 +94,11 @@ def _run(
             callbacks = Callbacks(binding, filesystem, starter.start, options.max_read, options.ownership)
             reason = "it ended at once"
             try:
-                serve(binding, callbacks, mountpoint, _libfuse_options(binding, fsname, options))
+                serve(binding, callbacks, mountpoint, libfuse_options(binding, fsname, options))
             except RuntimeError as error:
                 reason = f"libfuse gave error {error}"  # after the start: libfuse 3 was ended by a signal
             if not ready.is_set():
-                raise MountError(f"cannot mount on {_shown(mountpoint)}: {captured.text() or reason}")
+                raise MountError(f"cannot mount on {shown(mountpoint)}: {captured.text() or reason}")
     finally:
         filesystem.close()
 
@@ -180,55 +112,27 @@ def _answers(mountpoint: str) -> bool:
     return True
 
 
-def _libfuse_options(binding: Binding, fsname: str, options: MountOptions) -> dict[str, str | bool]:
-    timeout = FOREVER
-    if options.idle_timeout:
-        # Names that are in use must come back to us before the time is over, or a mount that is read
-        # from the kernel's caches alone would look idle.
-        timeout = max(1, int(options.idle_timeout / 2))
-    given: dict[str, str | bool] = {
-        "ro": True,
-        "fsname": escaped(fsname),
-        "subtype": "xtarfs",
-        "default_permissions": True,
-        "use_ino": True,
-        "readdir_ino": True,
-        "kernel_cache": True,
-        "entry_timeout": str(timeout),
-        "attr_timeout": str(timeout),
-        "negative_timeout": str(timeout),
-        "max_read": str(options.max_read),
-    }
-    if binding.libfuse == 3:
-        given["clone_fd"] = True  # each thread takes its requests from a queue of its own
-    elif options.nonempty:
-        given["nonempty"] = True
-    return given | dict.fromkeys(sorted(options.flags), True)
-
-
 # --- before ---
 
 
 def _check_mountpoint(mountpoint: str, nonempty: bool) -> None:
     """Raises MountError where `mountpoint` cannot be mounted on."""
-    shown = _shown(mountpoint)
+    where = shown(mountpoint)
     try:
         if not stat.S_ISDIR(os.stat(mountpoint).st_mode):
-            raise MountError(f"{shown}: the mount point is not a directory")
+            raise MountError(f"{where}: the mount point is not a directory")
         if _mounted(mountpoint):
             os.statvfs(mountpoint)  # stat may be answered from the cache though the mount is dead
-            raise MountError(f"{shown}: something is already mounted there")
+            raise MountError(f"{where}: something is already mounted there")
         with os.scandir(mountpoint) as entries:
             if not nonempty and any(True for _ in entries):
-                raise MountError(f"{shown}: the mount point is not empty (-o nonempty mounts over it)")
+                raise MountError(f"{where}: the mount point is not empty (-o nonempty mounts over it)")
     except FileNotFoundError:
-        raise MountError(f"{shown}: the mount point does not exist") from None
+        raise MountError(f"{where}: the mount point does not exist") from None
     except OSError as error:
         if error.errno in _DEAD:
-            raise MountError(
-                f"{shown}: a dead mount is left there; run `xtar umount {shown}` first"
-            ) from None
-        raise MountError(f"{shown}: cannot mount there: {error.strerror}") from None
+            raise MountError(f"{where}: a dead mount is left there; run `xtar umount {where}` first") from None
+        raise MountError(f"{where}: cannot mount there: {error.strerror}") from None
 
 
 def _check_fuse(binding: Binding, chosen: MountOptions) -> None:
@@ -273,9 +177,7 @@ def _start_daemon(run: Callable[[Callable[[], None]], None], mountpoint: str) ->
     with open(reading, "rb") as pipe:
         message = pipe.read().decode("utf-8", "replace")
     if not message:
-        raise MountError(
-            f"cannot mount on {_shown(mountpoint)}: the process that serves it died at the start"
-        )
+        raise MountError(f"cannot mount on {shown(mountpoint)}: the process that serves it died at the start")
     if message != "ready":
         raise MountError(message)
 
@@ -304,7 +206,7 @@ def _serve_and_exit(run: Callable[[Callable[[], None]], None], pipe: int) -> NoR
     except XtarError as error:
         tell(str(error))
     except BaseException as error:
-        tell(f"cannot mount: {type(error).__name__}: {_shown(str(error))}")
+        tell(f"cannot mount: {type(error).__name__}: {shown(str(error))}")
     finally:
         os._exit(0)
 
@@ -327,7 +229,7 @@ class _Captured:
         """What was written so far, as one line."""
         self._file.seek(0)
         lines = self._file.read().decode("utf-8", "replace").splitlines()
-        return "; ".join(_shown(line.strip()) for line in lines if line.strip())
+        return "; ".join(shown(line.strip()) for line in lines if line.strip())
 
 
 @contextmanager
@@ -348,7 +250,7 @@ def _log_handler(log_file: str | None, foreground: bool) -> logging.Handler:
         try:
             handler = logging.FileHandler(log_file)
         except OSError as error:
-            raise MountError(f"cannot log to {_shown(log_file)}: {error.strerror}") from None
+            raise MountError(f"cannot log to {shown(log_file)}: {error.strerror}") from None
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     elif foreground:
         handler = logging.StreamHandler()
@@ -365,19 +267,19 @@ def _log_handler(log_file: str | None, foreground: bool) -> logging.Handler:
 def unmount(mountpoint: str) -> None:
     """Ends the xtar mount on `mountpoint`, also a dead one. Raises MountError when busy or not mounted."""
     mountpoint = os.path.realpath(mountpoint)
-    shown = _shown(mountpoint)
+    where = shown(mountpoint)
     entry = _mounted(mountpoint)
     if entry is None:
-        raise MountError(f"{shown}: nothing is mounted there")
+        raise MountError(f"{where}: nothing is mounted there")
     if entry.type != FILESYSTEM_TYPE:
-        raise MountError(f"{shown}: not an xtar mount but {entry.type}")
+        raise MountError(f"{where}: not an xtar mount but {entry.type}")
     reason = _plain_unmount(mountpoint)
     if reason == os.strerror(errno.EBUSY):
         raise MountError(
-            f"{shown} is busy: a process has a file open or its current folder there (`fuser -vm {shown}` lists)"
+            f"{where} is busy: a process has a file open or its current folder there (`fuser -vm {where}` lists)"
         )
     if reason:
-        raise MountError(f"cannot unmount {shown}: {reason}")
+        raise MountError(f"cannot unmount {where}: {reason}")
 
 
 def _plain_unmount(mountpoint: str) -> str | None:
@@ -394,7 +296,7 @@ def _plain_unmount(mountpoint: str) -> str | None:
     done = subprocess.run([program, "-u", mountpoint], check=False, capture_output=True)
     if done.returncode == 0:
         return None
-    text = _shown(done.stderr.decode("utf-8", "replace").strip())
+    text = shown(done.stderr.decode("utf-8", "replace").strip())
     busy = os.strerror(errno.EBUSY)
     return busy if busy in text else text or f"{program} failed"
 
@@ -440,8 +342,3 @@ def _mounted(mountpoint: str) -> _Mounted | None:
 
 def _fusermount() -> str | None:
     return shutil.which("fusermount3") or shutil.which("fusermount")
-
-
-def _shown(text: str) -> str:
-    """`text`, a path or what a program said, on one printable line."""
-    return escape(os.fsencode(text))
