@@ -1,7 +1,7 @@
 """Processes that share out one run of numbered batches, forked from this one in the midst of its work.
 
 Threads do not help with many small files: each of a file's dozen short calls hands the interpreter lock over, and two
-threads take twice the time of one. Every process goes through the same batches and takes the next that nobody has.
+threads take longer than one. Every process goes through the same batches and takes the next that nobody has.
 """
 
 from __future__ import annotations
@@ -68,6 +68,9 @@ class Crew(Generic[Outcome]):
             receive, send = os.pipe()
             process = os.fork()
             if not process:
+                # a reader less for each pipe: a member whose reply nobody wants must not wait for ever
+                for end in (receive, *(other for _, other in self._members)):
+                    os.close(end)
                 self._slot, self._done, self._reply, self._members = slot, 0, send, []
                 return
             os.close(send)
@@ -119,30 +122,34 @@ class Crew(Generic[Outcome]):
         try:
             while self._members:
                 process, receive = self._members[-1]
-                parts = []
-                while True:
-                    if not select.select([receive], [], [], _POLL)[0]:
-                        self._show()
-                        continue
-                    part = os.read(receive, 1 << 16)
-                    if not part:
-                        break
-                    parts.append(part)
+                reply = self._receive(receive)
                 self._members.pop()
                 os.close(receive)
                 os.waitpid(process, 0)
                 try:
-                    outcomes.append(pickle.loads(b"".join(parts)))
+                    outcomes.append(pickle.loads(reply))
                 except (EOFError, pickle.UnpicklingError):
                     outcomes.append(XtarError("a worker process was killed; what it had at hand is not extracted"))
         except BaseException:
             self._mark_stop()
-            for process, _ in self._members:
+            for process, receive in self._members:
+                with contextlib.suppress(OSError):
+                    os.close(receive)
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(process, 0)
             raise
         self._show()
         return outcomes
+
+    def _receive(self, pipe: int) -> bytes:
+        parts = []
+        while True:
+            if not select.select([pipe], [], [], _POLL)[0]:
+                self._show()
+            elif part := os.read(pipe, 1 << 16):
+                parts.append(part)
+            else:
+                return b"".join(parts)
 
     def __del__(self) -> None:
         for end in self._tickets:

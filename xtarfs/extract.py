@@ -11,8 +11,6 @@ import errno
 import os
 import resource
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
 
 from . import restore
 from .attributes import Owners
@@ -20,71 +18,17 @@ from .crew import Crew
 from .errors import DamagedError, ElsewhereError, FormatError, UsageError, XtarError
 from .format.records import BLOCK_DEVICE, CHARACTER, FILE, Record
 from .reader import Archive, Piece
-from .restore import Folder, Manner, Place, Ranges
+from .restore import Folder, Manner, Place
+from .results import ExtractOptions, ExtractResult, Ranges
 from .selection import Wanted, children, covers, select
-from .tree import Node, show
+from .text import show
+from .tree import Node
 
 _BATCH_FILES = 64
 _BATCH_BYTES = 1 << 20
 _LARGE = 4 << 20  # from this size on, a file's next piece is unpacked while this one is hashed and written
-_MAX_LISTED = 1000
-RawPath = bytes
+# the destination as a whole cannot go on
 _FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractOptions:
-    """How to extract. jobs: processes, 0 for one per processor.
-
-    on_damage: `skip` leaves a damaged file out, `hole` writes it with holes for what is lost, `stop` ends there.
-    """
-
-    force: bool = False
-    numeric_owner: bool = False
-    no_owner: bool = False
-    dry_run: bool = False
-    on_damage: Literal["stop", "skip", "hole"] = "skip"
-    jobs: int = 0
-
-
-@dataclass(slots=True)
-class ExtractResult:
-    """What was done. Paths are below the archive's root; `kept` and `unset` list the first thousand, and count all.
-
-    bytes: content written. damaged: with the ranges of content that are lost, none where it is not a file's.
-    kept: exists, and was not replaced. missing: the data lies in another archive. failed, unset: with the reason,
-    or what could not be set.
-    """
-
-    files: int = 0
-    bytes: int = 0
-    directories: int = 0
-    others: int = 0
-    damaged: list[tuple[RawPath, Ranges]] = field(default_factory=list)
-    missing: list[RawPath] = field(default_factory=list)
-    failed: list[tuple[RawPath, str]] = field(default_factory=list)
-    kept: list[RawPath] = field(default_factory=list)
-    kept_count: int = 0
-    unset: list[tuple[RawPath, str]] = field(default_factory=list)
-    unset_count: int = 0
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything is there as it was stored."""
-        return not (self.damaged or self.missing or self.failed or self.kept_count or self.unset_count)
-
-    def add(self, other: ExtractResult) -> None:
-        self.files += other.files
-        self.bytes += other.bytes
-        self.directories += other.directories
-        self.others += other.others
-        self.damaged += other.damaged
-        self.missing += other.missing
-        self.failed += other.failed
-        self.kept_count += other.kept_count
-        self.unset_count += other.unset_count
-        self.kept += other.kept[: _MAX_LISTED - len(self.kept)]
-        self.unset += other.unset[: _MAX_LISTED - len(self.unset)]
 
 
 def extract(
@@ -183,7 +127,7 @@ class _Extraction:
             self._finish()
         finally:
             if top.made:
-                self._note_unset(root, restore.finish_directory(top, root.record, self._manner.owners))
+                self._result.note_unset(root.path, restore.finish_directory(top, root.record, self._manner.owners))
         return self._result
 
     def _make_parents(self, place: Place, wanted: Wanted | None) -> None:
@@ -212,6 +156,7 @@ class _Extraction:
             if number == mine:
                 for place, node in batch:
                     self._restore(place, node)
+                self._crew.advance(0)
                 if number:
                     mine = self._crew.claim()
         return self._result, self._absent
@@ -271,8 +216,7 @@ class _Extraction:
             else:
                 unset = restore.make_special(folder, record.raw_name, record, self._manner)
                 result.others += 1
-            if unset:
-                self._note_unset(node, unset)
+            result.note_unset(node.path, unset)
             there = True
         except FileExistsError:
             self._keep(node)
@@ -282,7 +226,7 @@ class _Extraction:
             result.missing.append(node.path)
         except (OSError, ValueError, OverflowError, XtarError) as error:
             if isinstance(error, PermissionError) and record.type in (CHARACTER, BLOCK_DEVICE):
-                self._note_unset(node, ["device"])
+                self._result.note_unset(node.path, ["device"])
             else:
                 self._fail(node, error)
         if not there and (record.nlink > 1 or archive.tree.made_up):
@@ -315,7 +259,7 @@ class _Extraction:
             return
         self._result.directories += 1
         if node.path in self._made or covers(self._wanted, node.path):
-            self._note_unset(node, restore.finish_directory(folder, node.record, self._manner.owners))
+            self._result.note_unset(node.path, restore.finish_directory(folder, node.record, self._manner.owners))
 
     def _finish_link(self, place: Place, node: Node) -> None:
         try:
@@ -351,7 +295,7 @@ class _Extraction:
         for part in above:
             source = restore.reopen(source, part)
         if not restore.link(source, name, folder, node.record.raw_name, self._manner):
-            self._note_unset(node, ["hard link"])
+            self._result.note_unset(node.path, ["hard link"])
             return False
         if home in self._lost:
             self._result.damaged.append((node.path, self._lost[home]))
@@ -360,16 +304,8 @@ class _Extraction:
     # -- what went otherwise ---------------------------------------------------------------------------------
 
     def _keep(self, node: Node) -> None:
-        self._result.kept_count += 1
-        if len(self._result.kept) < _MAX_LISTED:
-            self._result.kept.append(node.path)
+        self._result.keep(node.path)
         self._crew.advance(node.record.size)
-
-    def _note_unset(self, node: Node, what: list[str]) -> None:
-        if what:
-            self._result.unset_count += 1
-            if len(self._result.unset) < _MAX_LISTED:
-                self._result.unset.append((node.path, ", ".join(what)))
 
     def _damage(self, node: Node, error: DamagedError) -> None:
         if self._stop_at_damage:

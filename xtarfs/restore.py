@@ -22,9 +22,8 @@ from .attributes import Owners, drop_acls, lends_acl, set_attributes
 from .errors import DamagedError, FormatError
 from .format.records import BLOCK_DEVICE, CHARACTER, FIFO, SYMLINK, Record
 from .reader import Piece
+from .results import Ranges
 from .tree import Node
-
-Ranges = tuple[tuple[int, int], ...]
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -261,7 +260,7 @@ def _temporary(folder: Folder, name: bytes, manner: Manner) -> Iterator[bytes]:
     require_name(name)
     if not manner.force and exists(folder, name):
         raise FileExistsError(errno.EEXIST, "exists")
-    temporary = b".xtar-%s-%d" % (_token, next(_numbers))
+    temporary = b".xtar-%s-%d-%d" % (_token, os.getpid(), next(_numbers))
     try:
         yield temporary
         if manner.force:
