@@ -20,7 +20,7 @@ ORDER = (
     ("vfs",),
     ("reader",),
     ("unstructured", "cache", "stream"),
-    ("tree",),
+    ("tree", "foreign"),
     ("source",),
     ("format", "text"),
     ("errors",),

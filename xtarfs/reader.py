@@ -18,8 +18,9 @@ from .format.chunks import Rows
 from .format.member import method_of
 from .format.records import DEFLATE, FILE, STORE, Record
 from .source import FileSource, Source
-from .stream import CheckpointedStream
-from .tree import Node, Tree, show
+from .stream import STRETCH, CheckpointedStream
+from .text import show
+from .tree import Node, Tree
 
 DEFAULT_CACHE = 64 << 20
 _WINDOW = 512  # rows of a chunk table that are read and kept together
@@ -266,25 +267,37 @@ class Archive:
     def _read_unchunked(
         self, node: Node, offset: int, end: int, *, cached: bool = True
     ) -> bytes | bytearray | memoryview:
-        record = node.record
+        record, at = node.record, node.base + node.record.data
+        if not record.crc32 and record.method == STORE:  # as it lies in a tar: nothing vouches for any of it
+            return self._read_plain(node, offset, end)
         if max(record.size, record.packed) <= _MAX_UNCHUNKED:
-            key = (node.base + record.data, 0)
-            data = self._cache.get(key, lambda: self._load_whole(node)) if cached else self._load_whole(node)
+            data = self._cache.get((at, 0), lambda: self._load_whole(node)) if cached else self._load_whole(node)
             return memoryview(data)[offset:end]
-        key_at = node.base + record.data
-        stream: CheckpointedStream | None = self._streams.get(key_at)
+        stream: CheckpointedStream | None = self._streams.get(at)
         if stream is None:
-            stream = self._streams[key_at] = CheckpointedStream(self.source, key_at, record)
+            stream = self._streams[at] = CheckpointedStream(self.source, at, record)
+        first, last = offset // STRETCH, (end - 1) // STRETCH
         try:
-            return stream.read(offset, end)
+            parts = [self._stretch(stream, at, number, cached) for number in range(first, last + 1)]
         except DamagedError:
             raise self._damaged(node, 0, record.size) from None
+        return memoryview(b"".join(parts) if last > first else parts[0])[
+            offset - first * STRETCH : end - first * STRETCH
+        ]
+
+    def _stretch(self, stream: CheckpointedStream, at: int, number: int, cached: bool) -> bytes | bytearray:
+        return self._cache.get((at, number), lambda: stream.load(number)) if cached else stream.load(number)
+
+    def _read_plain(self, node: Node, offset: int, end: int) -> bytes:
+        data = self.source.read_at(node.base + node.record.data + offset, end - offset)
+        if len(data) < end - offset:
+            raise self._damaged(node, offset + len(data), end)
+        return data
 
     def _load_whole(self, node: Node) -> bytes | bytearray:
         record = node.record
         packed = self.source.read_at(node.base + record.data, record.packed)
-        crc = record.crc if record.crc32 else codec.crc32(packed)  # a plain tar member carries no checksum
-        return self._unpack(node, packed, 0, record.size, crc)
+        return self._unpack(node, packed, 0, record.size, record.crc)
 
     def _damaged(self, node: Node, start: int, end: int) -> DamagedError:
         self.tree.report_range(node.path, start, end)

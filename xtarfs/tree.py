@@ -21,7 +21,7 @@ from .source import Source
 from .text import escape, show
 
 if TYPE_CHECKING:
-    from .unstructured import MemoryDirectory
+    from .unstructured import Folder
 
 _CACHED_BLOCKS = 48  # about 150 records each, 1 KB a record
 _CACHED_DIRECTORIES = 256
@@ -157,8 +157,7 @@ class Tree:
         self.ranges: dict[bytes, set[tuple[int, int]]] = {}
         self._directories: LRU[bytes, Directory] = LRU(_CACHED_DIRECTORIES)
         self.root_path = b""
-        self.made_up: dict[bytes, MemoryDirectory] = {}
-        self.unstructured_root: Record | None = None
+        self.made_up: dict[bytes, Folder] = {}
         self._inos = _FIRST_MADE_UP_INO
         self.root = self._find_root()
 
@@ -238,8 +237,7 @@ class Tree:
         record.packed = size
         node = Node(record, 0, b"")
         if place is None:
-            self._directories[b""] = self._unstructured_root(node)
-            node.record = self.unstructured_root or record
+            self._read_headers(node)
             return node
         record.structure = place
         directory = self.directory(node)
@@ -265,24 +263,19 @@ class Tree:
             pass
         return place
 
-    def _unstructured_root(self, node: Node) -> Directory:
-        from . import unstructured
+    def _read_headers(self, node: Node) -> None:
+        """Lists the root from the members' headers."""
+        from .unstructured import Listing
 
-        directory = unstructured.load(self, b"", 0, node.record.packed)
-        if next(directory.children(), None) is None:
-            reason = "no tar header or zip in it is readable" if self.source.size else "it is empty"
+        listing = Listing(self, b"")
+        self.made_up[b""] = listing.run(0, self.source.size)
+        if not listing.members:
+            reason = "no tar header in it is readable" if self.source.size else "it is empty"
             raise NotAnArchive(f"{self.source.name}: is not an archive: {reason}")
-        if self._begins_as_ours():
+        self.root_path = listing.base or b""
+        node.record = self.made_up[b""].record or node.record
+        if listing.ours:  # a tar made by hand has no structure to lose
             self.report(b"", "no locator and no structure of the root; listed from the members' headers")
-        return directory
-
-    def _begins_as_ours(self) -> bool:
-        """Whether the first header is one of ours, or damaged: a tar made by hand has no structure to lose."""
-        try:
-            found = tar.read_member(self.source.read_at, 0)
-        except FormatError:
-            return True
-        return found is None or found.header.mark is not None
 
 
 def place_of(source: Source, found: tar.Member, start: int) -> Structure:

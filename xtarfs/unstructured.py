@@ -2,303 +2,370 @@
 
 Serves tars made by hand from zips in the style of 2003, and archives of ours whose structure is lost or cut off.
 Unlike everything else here it reads all headers below the directory at once. Places in its records are absolute.
+
+Where things lie: what a tar holds lies where the tar does. An entry of a zip that carries a whole path is taken at its
+word, as unzip takes it; where all such paths agree on top folders that the tars leave out, the rest goes there too.
 """
 
 from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+import msgspec
+
+from . import foreign
 from .errors import FormatError, SourceError
-from .format import chunks, member, tar, zip
-from .format.records import (
-    BLOCK_DEVICE,
-    CHARACTER,
-    DEFLATE,
-    DIRECTORY,
-    FIFO,
-    FILE,
-    STORE,
-    SYMLINK,
-    TYPE_OF_BITS,
-    Record,
-    Structure,
-    new_record,
-    to_text,
-    xattrs_to_text,
-)
+from .format import member, tar, zip
+from .format.records import FILE, Record, Structure, to_text
+from .text import show
 from .tree import Node, StructuredDirectory, Tree, place_of
 
-DAMAGED = "damaged"  # method of a file that is known by name alone
+Location = tuple[bytes, ...]  # the names that lead to something, from the listed directory down
 
-_NATIVE = {tar.SYMLINK: SYMLINK, tar.CHARACTER: CHARACTER, tar.BLOCK_DEVICE: BLOCK_DEVICE, tar.FIFO: FIFO}
 _OWN_ROLES = tar.ROLE_INTRO + tar.ROLE_STRUCTURE + tar.ROLE_CATALOGUE + tar.ROLE_ORIGIN + tar.ROLE_LOCATOR
+_NO_FILES = (b"V", b"M")  # a volume's label; the rest of a file that began in another volume
+_STREAMED_NAME = (b"-",)  # what zip calls an entry that it reads from a pipe
 _SCAN_WINDOW = 1 << 20
+_SECTOR = 4096
 _MAGIC_AT = 257
+_MAX_NAME = 255
+_MAX_DEPTH = 2048  # names in a path: more do not fit into the longest path that Linux takes
+_BYTES_PER_FOLDER = 64  # of the archive, at least: names alone must not cost more memory than some archives' worth
+
+
+@dataclass(slots=True)
+class Folder:
+    """A listed directory: the records of its children, and what lies below those that are listed too.
+
+    record: its own, where a header gives one, and of the folder that a listing began with alone.
+    """
+
+    record: Record | None = None
+    records: dict[bytes, Record] = field(default_factory=dict)
+    below: dict[bytes, Folder] = field(default_factory=dict)
+    names: list[bytes] = field(default_factory=list)
 
 
 class MemoryDirectory:
-    """Children held in memory."""
+    """A folder in its place. Nodes are made as they are asked for: their paths would outgrow the archive."""
 
-    def __init__(self, path: bytes) -> None:
-        self.path = path
-        self.nodes: dict[bytes, Node] = {}
-        self.below: dict[bytes, MemoryDirectory] = {}
+    def __init__(self, path: bytes, folder: Folder) -> None:
+        self._prefix = path + b"/" if path else b""
+        self._folder = folder
 
     def get(self, name: bytes) -> Node | None:
-        return self.nodes.get(name)
+        record = self._folder.records.get(name)
+        return Node(record, 0, self._prefix + name) if record else None
 
     def children(self, start: int = 0) -> Iterator[Node]:
-        for name in sorted(self.nodes)[start:]:
-            yield self.nodes[name]
+        folder = self._folder
+        if len(folder.names) != len(folder.records):
+            folder.names = sorted(folder.records)
+        for name in folder.names[start:]:
+            yield Node(folder.records[name], 0, self._prefix + name)
 
 
 def load(tree: Tree, path: bytes, start: int, end: int) -> MemoryDirectory:
-    """The tree of the tar in [start, end), whose root lies at `path` of the archive."""
-    made = tree.made_up.get(path)
-    if made is None:
-        made = _Listing(tree, path).run(start, min(end, tree.source.size))
-        _register(tree, made)
-    return made
+    """The directory at `path`, whose tar is [start, end) unless it was listed together with one above it."""
+    folder = _listed(tree.made_up, path)
+    if folder is None:
+        base = b"/".join(part for part in (tree.root_path, path) if part)
+        folder = tree.made_up[path] = Listing(tree, path, base).run(start, min(end, tree.source.size))
+    return MemoryDirectory(path, folder)
 
 
-def _register(tree: Tree, directory: MemoryDirectory) -> None:
-    tree.made_up[directory.path] = directory
-    for below in directory.below.values():
-        _register(tree, below)
+def _listed(made_up: dict[bytes, Folder], path: bytes) -> Folder | None:
+    top, names = path, list[bytes]()
+    while top not in made_up:
+        if not top:
+            return None
+        top, _, name = top.rpartition(b"/")
+        names.append(name)
+    folder: Folder | None = made_up[top]
+    while names and folder:
+        folder = folder.below.get(names.pop())
+    return folder
 
 
-class _Listing:
-    """One run over all headers below a directory."""
+class Listing:
+    """One run over all headers below a directory.
 
-    def __init__(self, tree: Tree, path: bytes) -> None:
+    base: where the directory lay in the archive that it was written in, if that is known, or has come to be.
+    members: how many headers were met; ours: whether any of them is of an archive of ours.
+    """
+
+    def __init__(self, tree: Tree, path: bytes, base: bytes | None = None) -> None:
+        self.base = base
+        self.members = 0
+        self.ours = False
         self._tree = tree
         self._read = tree.source.read_at
-        self._root = MemoryDirectory(path)
-        self._added = 0
+        self._path = path
+        self._root = Folder()
+        self._nested: list[tuple[int, int, Location]] = []  # tars yet to be listed: start, end, location
+        self._zips: dict[bytes, tar.Member] = {}  # by the member's name, of the tar that is being listed
+        self._rest: list[tuple[Location, Location, Record | None]] = []  # what lies where its tar does; None: a folder
+        self._links: list[tuple[Location, tar.Member, Record]] = []
+        self._tops: set[Location] = set()
+        self._room = 1000 + tree.source.size // _BYTES_PER_FOLDER
 
-    def run(self, start: int, end: int) -> MemoryDirectory:
-        self._list_tar(start, end, ())
+    def run(self, start: int, end: int) -> Folder:
+        """The folder of the tar in [start, end)."""
+        self._nested.append((start, end, ()))
+        while self._nested:
+            self._list_tar(*self._nested.pop())
+        top = self._tops.pop() if len(self._tops) == 1 else ()
+        for location, parts, record in self._rest:
+            self._add(top + location + parts, record)
+        for location, found, record in self._links:
+            self._link(top + location, found.header, record)
         return self._root
 
-    def _list_tar(self, start: int, end: int, location: tuple[bytes, ...]) -> None:
-        for found in list(self._members(start, end)):
-            header = found.header
-            role = header.mark.role if header.mark else b""
-            parts = _parts(header.name)
-            if role and role in _OWN_ROLES:
+    # -- members of a tar ------------------------------------------------------------------------------------
+
+    def _list_tar(self, start: int, end: int, location: Location) -> None:
+        self._zips.clear()
+        for found in self._members(start, end):
+            self.members += 1
+            mark = found.header.mark
+            self.ours = self.ours or mark is not None
+            parts = _parts(found.header.pax.get("GNU.sparse.name", found.header.name))
+            if (mark and mark.role in _OWN_ROLES) or found.header.type in _NO_FILES:
                 continue
-            if header.type == tar.DIRECTORY:
-                self._set_directory(location + parts, header)
-            elif header.type == tar.REGULAR and parts and parts[-1].endswith(member.DIRECTORY_SUFFIX):
-                self._nested(found, location + _stripped(parts, member.DIRECTORY_SUFFIX), end)
-            elif header.type == tar.REGULAR and parts and parts[-1].endswith(member.FILE_SUFFIX):
-                self._zip(found, location + _stripped(parts, member.FILE_SUFFIX), min(found.data + header.size, end))
-            elif parts:
-                self._plain(found, location + parts)
+            last = min(found.data + found.header.size, end)
+            if found.header.type != tar.REGULAR or not self._container(found, location, parts, last):
+                self._native(found, location, parts)
+
+    def _container(self, found: tar.Member, location: Location, parts: Location, end: int) -> bool:
+        """Lists a zip or nested tar that ends at `end`; False if it is neither but a file that is only called so."""
+        ours = found.header.mark is not None
+        if parts[-1:] and parts[-1].endswith(member.DIRECTORY_SUFFIX):
+            if ours or self._is_tar(found.data, end):
+                self._directory(found, location + _stripped(parts, member.DIRECTORY_SUFFIX), end)
+                return True
+        elif parts[-1:] and parts[-1].endswith(member.FILE_SUFFIX):
+            place = location + _stripped(parts, member.FILE_SUFFIX)
+            if place and (ours or self._is_zip(found.data, end)):
+                self._zips[found.header.name] = found
+                self._zip(found, place, end)
+                return True
+        return False
+
+    def _is_tar(self, start: int, end: int) -> bool:
+        return not self._read(start, min(tar.BLOCK, end - start)).strip(b"\0") or self._find(start, end) < end
+
+    def _is_zip(self, start: int, end: int) -> bool:
+        """Whether either end of a zip is there."""
+        tail = self._read(max(start, end - _SECTOR), end - max(start, end - _SECTOR))
+        return self._read(start, 2) == b"PK" or zip.END_SIGNATURE in tail
+
+    def _native(self, found: tar.Member, location: Location, parts: Location) -> None:
+        name = (parts or location or (b".",))[-1]
+        if not parts and found.header.type != tar.DIRECTORY:
+            return
+        record = foreign.from_header(found, name, self._tree.new_ino())
+        if found.header.type != tar.HARD_LINK:
+            self._rest.append((location, parts, record))
+            return
+        target = self._zips.get(found.header.link)
+        if target and name.endswith(member.FILE_SUFFIX):
+            self._zip(target, location + _stripped(parts, member.FILE_SUFFIX), target.data + target.header.size)
+        else:
+            self._links.append((location, found, record))
+
+    def _directory(self, found: tar.Member, location: Location, end: int) -> None:
+        """A nested tar: by its structure if that says that it belongs here, else by its members."""
+        record = self._structured(found.data, end, location) if location else None
+        if record:
+            self._add(location, record)
+            return
+        self._rest.append((location, (), None))
+        if len(location) > _MAX_DEPTH:
+            self._tree.report(self._path, f"tar at byte {found.data} is nested too deep")
+        else:
+            self._nested.append((found.data, end, location))
+
+    def _structured(self, start: int, end: int, location: Location) -> Record | None:
+        path = b"/".join(location)
+        try:
+            place = self._find_structure(start, end)
+            if place is None:
+                return None
+            header = StructuredDirectory(self._tree, path, start, end - start, place).header()
+        except (FormatError, SourceError):
+            return None
+        whole = b"/" + header.raw_path
+        base = whole[1 : -len(path) - 1]
+        if not whole.endswith(b"/" + path) or base != (base if self.base is None else self.base):
+            return None
+        self.base = base
+        record = msgspec.structs.replace(header.directory, data=start, packed=end - start, structure=place)
+        record.name, record.name_b64 = to_text(location[-1])
+        return record
+
+    def _find_structure(self, start: int, end: int) -> Structure | None:
+        for found in self._members(start, end):
+            if found.header.mark is None:
+                return None
+            if found.header.mark.role == tar.ROLE_STRUCTURE:
+                return place_of(self._tree.source, found, start)
+        return None
 
     def _members(self, start: int, end: int) -> Iterator[tar.Member]:
-        """The tar's members; past a broken header, the next that is one. Headers of ours must be of this directory."""
-        at, ino = start, None
+        """The tar's members; past a broken header, the next that is one and, in an archive of ours, of this tar."""
+        at, mark = start, None
         while at + tar.BLOCK <= end:
+            broken = False
             try:
                 found = tar.read_member(self._read, at)
             except (FormatError, SourceError):
-                self._tree.report(self._root.path, f"tar header at byte {at} is damaged")
-                at = self._next_header(at + tar.BLOCK, end, ino)
-                continue
+                found, broken = None, True
             if found is None:
-                return
-            if found.header.mark and ino is None:
-                ino = found.header.mark.ino
+                after = at + tar.BLOCK
+                at = self._find(after, end if broken else min(end, after + _SCAN_WINDOW), mark)
+                if not broken and at >= min(end, after + _SCAN_WINDOW):
+                    return
+                self._tree.report(self._path, f"tar header at byte {after - tar.BLOCK} is damaged")
+                continue
+            mark = mark or found.header.mark
             yield found
             at = found.end
 
-    def _next_header(self, at: int, end: int, ino: int | None) -> int:
+    def _find(self, at: int, end: int, like: tar.Mark | None = None) -> int:
+        """The next header at a block's start in [at, end), of the same tar as `like`; `end` if there is none."""
+        step = _SCAN_WINDOW
         while at < end:
-            window = self._read(at, min(_SCAN_WINDOW, end - at))
-            for offset in range(0, len(window) - tar.BLOCK + 1, tar.BLOCK):
-                if window[offset + _MAGIC_AT : offset + _MAGIC_AT + 5] != b"ustar":
-                    continue
-                try:
-                    mark = tar.parse(window[offset : offset + tar.BLOCK]).mark
-                except FormatError:
-                    continue
-                if ino is None or (mark and mark.ino == ino):
+            try:
+                window = self._read(at, min(step, end - at))
+            except SourceError:
+                step, at = _SECTOR, at + (_SECTOR if step == _SECTOR else 0)
+                continue
+            hit = window.find(b"ustar", _MAGIC_AT)
+            while hit >= 0:
+                offset = hit - _MAGIC_AT
+                if offset % tar.BLOCK == 0 and _is_header(window[offset : offset + tar.BLOCK], like):
                     return at + offset
-            at += _SCAN_WINDOW
+                hit = window.find(b"ustar", hit + 1)
+            at += step
         return end
 
-    def _nested(self, found: tar.Member, location: tuple[bytes, ...], end: int) -> None:
-        last = min(found.data + found.header.size, end)
-        place = self._structure(found.data, last)
-        if place and location:
-            record = self._structured(location, found.data, place)
-            record.data, record.packed, record.structure = found.data, last - found.data, place
-            self._add(location, record)
-            return
-        before = self._added
-        self._list_tar(found.data, last, location)
-        if found.header.mark or self._added == before:
-            self._folder(location)
+    # -- entries of a zip ------------------------------------------------------------------------------------
 
-    def _structured(self, location: tuple[bytes, ...], start: int, place: Structure) -> Record:
-        """The attributes that a nested archive's own structure gives it."""
-        try:
-            return StructuredDirectory(self._tree, b"/".join(location), start, 0, place).header().directory
-        except FormatError:
-            return new_record(location[-1], DIRECTORY, 0o755, 0, self._tree.new_ino())
-
-    def _structure(self, start: int, end: int) -> Structure | None:
-        try:
-            for found in self._members(start, end):
-                if found.header.mark and found.header.mark.role == tar.ROLE_STRUCTURE:
-                    return place_of(self._tree.source, found, start)
-        except (FormatError, SourceError):
-            pass
-        return None
-
-    def _zip(self, found: tar.Member, location: tuple[bytes, ...], end: int) -> None:
-        try:
-            entries = list(zip.read_central(self._read, found.data, end))
-        except (FormatError, SourceError):
-            entries = self._local_only(found)
-        if not entries:
-            self._lost(location, end - found.data)
+    def _zip(self, found: tar.Member, location: Location, end: int) -> None:
+        entries = list(self._entries(found.data, end))
+        if not entries and not self._is_empty_zip(found, end):
+            record = foreign.lost(location[-1], self._tree.new_ino(), size=found.header.size)
+            self._rest.append((location, (), record))
         for entry in entries:
             parts = _parts(entry.name)
-            whole = entry.tag is None and len(parts) > 1
-            base = () if whole else location[:-1]
-            place = base + (parts if whole else parts[-1:])
             if not parts:
                 continue
-            if stat.S_ISDIR(entry.mode):
-                self._folder(place)
-                continue
-            try:
-                self._add(place, self._file(entry, place[-1]))
-            except (FormatError, SourceError):
-                self._lost(place, entry.size)
+            if parts == _STREAMED_NAME:
+                parts = location[-1:]
+            place = self._place(parts, location, found.header.mark is not None)
+            ino = self._tree.new_ino()
+            if stat.S_ISDIR(entry.mode) or entry.name.endswith(b"/"):
+                self._add(place, foreign.folder(place[-1], ino, entry))
+            else:
+                record = foreign.from_entry(self._read, entry, place[-1], ino, end)
+                if found.header.mark:
+                    foreign.decorate(record, found.header)
+                self._add(place, record)
 
-    def _local_only(self, found: tar.Member) -> list[zip.Entry]:
+    def _entries(self, start: int, end: int) -> Iterator[zip.Entry]:
+        """What the central directory lists; where it is lost, what the first local header tells."""
+        count = 0
         try:
-            return [zip.read_local(self._read, found.data)[0]]
+            for entry in zip.read_central(self._read, start, end):
+                count += 1
+                yield entry
         except (FormatError, SourceError):
-            return []
+            if not count:
+                try:
+                    yield zip.read_local(self._read, start)[0]
+                except (FormatError, SourceError):
+                    return
 
-    def _file(self, entry: zip.Entry, name: bytes) -> Record:
-        local, data = zip.read_local(self._read, entry.offset)
-        kind = TYPE_OF_BITS.get(stat.S_IFMT(entry.mode), FILE)
-        uid, gid = max(entry.uid, local.uid, 0), max(entry.gid, local.gid, 0)
-        mtime = local.mtime if entry.tag is None and local.mtime % (2 * 10**9) else entry.mtime
-        record = new_record(name, FILE, entry.mode, mtime, self._tree.new_ino(), uid, gid)
-        record.size, record.packed, record.data, record.crc32 = entry.size, entry.packed, data, f"{entry.crc32:08x}"
-        methods = {zip.STORED: STORE, zip.DEFLATED: DEFLATE}
-        record.method = "encrypted" if entry.encrypted else methods.get(entry.method, f"zip method {entry.method}")
-        if kind == SYMLINK and record.method == STORE:
-            target = self._read(data, entry.packed)
-            record.type, (record.target, record.target_b64) = SYMLINK, to_text(target)
-        else:
-            self._find_table(record, entry)
-        return record
+    def _is_empty_zip(self, found: tar.Member, end: int) -> bool:
+        return self._read(found.data, 4) == zip.END_SIGNATURE and found.data + found.header.size == end
 
-    def _find_table(self, record: Record, entry: zip.Entry) -> None:
-        """The chunk table right behind the data, where there is one that fits."""
-        try:
-            hidden, at = zip.read_local(self._read, record.data + record.packed)
-            if not hidden.name.endswith((b".sozip.idx", b".xtar.crc")):
-                return
-            chunk_size = chunks.read_chunk_size(self._read, at, record.size, record.packed)
-            if hidden.size == chunks.table_size(record.size, chunk_size, entry.method):
-                record.chunk, record.index = chunk_size, at
-        except (FormatError, SourceError):
-            return
+    def _place(self, parts: Location, location: Location, ours: bool) -> Location:
+        """Where the entry `parts` of the zip at `location` belongs."""
+        folders = location[:-1]
+        if ours or len(parts) == 1:
+            return folders + parts[-1:]
+        if parts[-len(location) :] == location:
+            self._tops.add(parts[: -len(location)])
+        if not folders or b"/%s/" % b"/".join(folders) in b"/" + b"/".join(parts):
+            return parts
+        return folders + parts
 
-    def _plain(self, found: tar.Member, location: tuple[bytes, ...]) -> None:
-        """A native entry, or a regular file that was put into the tar as it is: no checksum vouches for that one."""
-        header = found.header
-        kind = _NATIVE.get(header.type, FILE)
-        record = new_record(
-            location[-1], kind, header.mode, header.mtime * 10**9, self._tree.new_ino(), header.uid, header.gid
-        )
-        _decorate(record, header)
-        if header.type == tar.HARD_LINK:
-            record.link, record.link_b64 = to_text(b"/".join(location[:-1] + _parts(header.link)))
-            target = self._root.nodes.get(location[-1])
-            record.size = target.record.size if target else 0
-        elif kind == SYMLINK:
-            record.target, record.target_b64 = to_text(header.link)
-            record.size = len(header.link)
-        elif kind == FILE:
-            record.size = record.packed = header.size
-            record.data = found.data
-        record.major, record.minor = header.major, header.minor
-        self._add(location, record)
+    # -- the tree that comes of it ---------------------------------------------------------------------------
 
-    def _lost(self, location: tuple[bytes, ...], size: int) -> None:
-        record = new_record(location[-1], FILE, 0o644, 0, self._tree.new_ino())
-        record.size, record.method = size, DAMAGED
-        self._add(location, record)
-
-    def _set_directory(self, location: tuple[bytes, ...], header: tar.Header) -> None:
-        directory = self._folder(location)
-        node = self._node_of(directory)
-        made = new_record(
-            location[-1] if location else b".", DIRECTORY, header.mode, header.mtime * 10**9, 0, header.uid, header.gid
-        )
-        made.ino = node.record.ino if node else 1
-        made.structure, made.data, made.packed = None, 0, 0
-        _decorate(made, header)
-        if node:
-            node.record = made
-        elif directory is self._root and not self._root.path:
-            self._tree.unstructured_root = made
-
-    def _node_of(self, directory: MemoryDirectory) -> Node | None:
-        if directory is self._root:
-            return None
-        below = directory.path[len(self._root.path) :].strip(b"/")
-        parent = self._folder(tuple(below.split(b"/"))[:-1])
-        return parent.nodes[below.rpartition(b"/")[2]]
-
-    def _folder(self, location: tuple[bytes, ...]) -> MemoryDirectory:
-        directory = self._root
-        for name in location:
-            if name not in directory.below:
-                path = directory.path + b"/" + name if directory.path else name
-                directory.below[name] = MemoryDirectory(path)
-                record = new_record(name, DIRECTORY, 0o755, 0, self._tree.new_ino())
-                directory.nodes[name] = Node(record, 0, path)
-            directory = directory.below[name]
-        return directory
-
-    def _add(self, location: tuple[bytes, ...], record: Record) -> None:
+    def _add(self, location: Location, record: Record | None) -> None:
+        """Puts a record in its place. Of two, the last counts, as for tar and unzip; but a folder stays a folder."""
         if not location:
+            self._root.record = record or self._root.record
             return
-        self._added += 1
-        directory = self._folder(location[:-1])
-        path = directory.path + b"/" + location[-1] if directory.path else location[-1]
-        directory.nodes[location[-1]] = Node(record, 0, path)
+        if len(location) > min(_MAX_DEPTH, self._room):
+            self._tree.report(self._path, f"{show(location[-1])} lies in too many folders to be shown")
+            return
+        name, folder = location[-1], self._folder(location[:-1])
+        if record is None or (record.is_dir and record.structure is None):
+            self._folder(location)
+            folder.records[name] = record or folder.records[name]
+        elif name not in folder.below:
+            folder.records[name] = record
+
+    def _folder(self, location: Location) -> Folder:
+        folder = self._root
+        for name in location:
+            if name not in folder.below:
+                folder.below[name] = Folder()
+                folder.records[name] = foreign.folder(name, self._tree.new_ino())
+                self._room -= 1
+            folder = folder.below[name]
+        return folder
+
+    def _link(self, location: Location, header: tar.Header, record: Record) -> None:
+        """A further name of a file that lies in a tar as it is, or of a native entry."""
+        target = location + _parts(header.link)
+        folder: Folder | None = self._root
+        for name in target[:-1]:
+            folder = folder.below.get(name) if folder else None
+        first = folder.records.get(target[-1]) if folder and target else None
+        record.link, record.link_b64 = to_text(b"/".join(part for part in (self.base, self._path, *target) if part))
+        if first and first.type == FILE:
+            first.nlink += 1
+            record = msgspec.structs.replace(
+                first,
+                name=record.name,
+                name_b64=record.name_b64,
+                link=first.link or record.link,
+                link_b64=first.link_b64 or record.link_b64,
+            )
+        elif first and not first.is_dir:
+            record = msgspec.structs.replace(first, name=record.name, name_b64=record.name_b64)
+        self._add(location + _parts(header.name), record)
 
 
-def _decorate(record: Record, header: tar.Header) -> None:
-    record.user, record.group = header.user.decode("utf-8", "replace"), header.group.decode("utf-8", "replace")
-    prefix = tar.XATTR_PREFIX
-    xattrs = {
-        key[len(prefix) :].encode("utf-8", "surrogateescape"): value
-        for key, value in header.pax.items()
-        if key.startswith(prefix)
-    }
-    if xattrs:
-        record.xattrs = xattrs_to_text(xattrs)
+def _is_header(block: bytes, like: tar.Mark | None) -> bool:
+    try:
+        mark = tar.parse(block).mark
+    except FormatError:
+        return False
+    return like is None or (mark is not None and (mark.tag, mark.ino) == (like.tag, like.ino))
 
 
-def _parts(name: bytes) -> tuple[bytes, ...]:
-    """A stored path's components, without what could lead out of the tree."""
-    return tuple(part for part in name.split(b"/") if part not in (b"", b".", b".."))
+def _parts(name: bytes) -> Location:
+    """A stored path's names, cut to what a file system takes, without what could lead out of the tree."""
+    name = name.partition(b"\0")[0]
+    return tuple(part[:_MAX_NAME] for part in name.split(b"/") if part not in (b"", b".", b".."))
 
 
-def _stripped(parts: tuple[bytes, ...], suffix: bytes) -> tuple[bytes, ...]:
+def _stripped(parts: Location, suffix: bytes) -> Location:
     """`a/NAME.zip` or `a/NAME/.zip` without the suffix."""
     name = parts[-1][: -len(suffix)]
     return (*parts[:-1], name) if name else parts[:-1]

@@ -42,7 +42,10 @@ MAX_NAME = LIMIT16 - 64  # leaves room for the chunk table's longer name
 
 @dataclass(slots=True)
 class Entry:
-    """What a zip says of its member. mtime in nanoseconds; mode with the file type bits; tag None: not ours."""
+    """What a zip says of its member. mtime in nanoseconds; mode with the file type bits; tag None: not ours.
+
+    offset: where its local header lies. unsized: sizes and CRC-32 are yet to come, behind the data.
+    """
 
     name: bytes
     method: int = STORED
@@ -56,6 +59,7 @@ class Entry:
     tag: bytes | None = None
     offset: int = 0
     encrypted: bool = False
+    unsized: bool = False
 
     @property
     def zip64(self) -> bool:
@@ -228,37 +232,52 @@ def read_local(read_at: Callable[[int, int], bytes], at: int) -> tuple[Entry, in
         raise FormatError("zip: local header cut short")
     entry = _entry(rest[:name_length], method, flags, dos, crc, packed, size, rest[name_length:])
     entry.offset = at
+    entry.unsized = bool(flags & _DESCRIPTOR) and not packed
     return entry, at + _LOCAL.size + name_length + extra_length
 
 
 def read_central(read_at: Callable[[int, int], bytes], start: int, end: int) -> Iterator[Entry]:
-    """The entries that the central directory of the zip in [start, end) lists. Raises FormatError.
+    """The entries that the central directory of the zip in [start, end) lists. Raises FormatError where it breaks off.
 
-    Their `offset` is absolute: where the local header lies.
+    Their `offset` is absolute.
     """
-    count, size, at = _find_end(read_at, start, end)
-    raw = read_at(at, size)
-    position = 0
+    count, size, at, shift = _find_end(read_at, start, end)
+    window, position = b"", 0
     for _ in range(count):
-        if raw[position : position + 4] != CENTRAL_SIGNATURE or position + _CENTRAL.size > len(raw):
-            raise FormatError("zip: central directory is broken")
-        fields = _CENTRAL.unpack_from(raw, position)
-        made_by, _, flags, method, dos, crc, packed, full = fields[1:9]
-        name_length, extra_length, comment_length = fields[9:12]
-        external, offset = fields[14:16]
-        name_at = position + _CENTRAL.size
-        name = raw[name_at : name_at + name_length]
-        extra = raw[name_at + name_length : name_at + name_length + extra_length]
-        entry = _entry(name, method, flags, dos, crc, packed, full, extra)
-        entry.offset = start + (entry.offset if offset == LIMIT32 else offset)
-        mode = external >> 16 if made_by >> 8 == 3 else 0
-        entry.mode = mode or (0o040755 if name.endswith(b"/") else 0o100644)
+        if len(window) - position < _LONGEST_CENTRAL and size:
+            window = window[position:] + read_at(at, min(size, _CENTRAL_WINDOW))
+            read = min(size, _CENTRAL_WINDOW)
+            at, size, position = at + read, size - read, 0
+        entry, position = _parse_central(window, position)
+        entry.offset += shift
         yield entry
-        position = name_at + name_length + extra_length + comment_length
 
 
-def _find_end(read_at: Callable[[int, int], bytes], start: int, end: int) -> tuple[int, int, int]:
-    """Number of entries, size and absolute offset of the central directory of the zip in [start, end)."""
+_CENTRAL_WINDOW = 1 << 20
+_LONGEST_CENTRAL = _CENTRAL.size + 3 * LIMIT16
+
+
+def _parse_central(raw: bytes, at: int) -> tuple[Entry, int]:
+    """The entry at `at` of a central directory, its offset as written, and where the next begins."""
+    if raw[at : at + 4] != CENTRAL_SIGNATURE or at + _CENTRAL.size > len(raw):
+        raise FormatError("zip: central directory is broken")
+    fields = _CENTRAL.unpack_from(raw, at)
+    made_by, _, flags, method, dos, crc, packed, full = fields[1:9]
+    name_length, extra_length, comment_length = fields[9:12]
+    external, offset = fields[14:16]
+    name_at = at + _CENTRAL.size
+    extra_at = name_at + name_length
+    name, extra = raw[name_at:extra_at], raw[extra_at : extra_at + extra_length]
+    entry = _entry(name, method, flags, dos, crc, packed, full, extra)
+    entry.offset = entry.offset if offset == LIMIT32 else offset
+    mode = external >> 16 if made_by >> 8 == 3 else 0
+    entry.mode = mode or (0o040755 if name.endswith(b"/") else 0o100644)
+    return entry, extra_at + extra_length + comment_length
+
+
+def _find_end(read_at: Callable[[int, int], bytes], start: int, end: int) -> tuple[int, int, int, int]:
+    """Of the zip in [start, end): number of entries, size and absolute offset of the central directory, and what to
+    add to the offsets in it, which is more than `start` where something was put before the zip."""
     for tail_size in (_END.size, _END.size + LIMIT16):
         tail_at = max(start, end - tail_size)
         tail = read_at(tail_at, end - tail_at)
@@ -268,12 +287,14 @@ def _find_end(read_at: Callable[[int, int], bytes], start: int, end: int) -> tup
     else:
         raise FormatError("zip: no end of central directory")
     _, _, _, _, count, size, offset, _ = _END.unpack_from(tail, found)
+    at = tail_at + found - size
     if offset == LIMIT32 or count == LIMIT16 or size == LIMIT32:
         locator = read_at(tail_at + found - _LOCATOR64.size, _LOCATOR64.size)
         if locator[:4] == _LOCATOR64_SIGNATURE:
             end64 = read_at(start + _LOCATOR64.unpack(locator)[2], _END64.size)
             if len(end64) == _END64.size and end64[:4] == _END64_SIGNATURE:
                 _, _, _, _, _, _, _, count, size, offset = _END64.unpack(end64)
-    if start + offset + size > end:
+                at = start + offset
+    if at < start + offset or at + size > end:
         raise FormatError("zip: central directory lies outside")
-    return count, size, start + offset
+    return count, size, at, at - offset
