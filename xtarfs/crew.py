@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import pickle
 import select
 import struct
 import threading
@@ -20,6 +19,7 @@ from .errors import XtarError
 
 Outcome = TypeVar("Outcome")
 _NUMBER = struct.Struct("<Q")
+_SHOW_EVERY = 1 << 18  # bytes done in this process between calls of `progress`
 _POLL = 0.1  # seconds between calls of `progress` while others are waited for
 
 
@@ -34,7 +34,7 @@ class Crew(Generic[Outcome]):
         self._size = size
         self._progress = progress
         self._shared = mmap.mmap(-1, _NUMBER.size * (size + 1))  # bytes done by each process; a stop mark
-        self._slot = self._done = self._shown = 0
+        self._slot = self._done = self._shown = self._unshown = 0
         self._leader = os.getpid()
         self._tickets = os.pipe()  # holds the number of the first batch that nobody has taken
         self._members: list[tuple[int, int]] = []  # process, and the pipe that its outcome comes through
@@ -93,13 +93,17 @@ class Crew(Generic[Outcome]):
         at = self._slot * _NUMBER.size
         self._shared[at : at + _NUMBER.size] = _NUMBER.pack(self._done)
         if not self.is_member:
-            self._show()
+            self._unshown += size
+            if self._unshown >= _SHOW_EVERY:
+                self.show()
         elif os.getppid() != self._leader:
             raise Stopped
         if self._shared[-1]:
             raise Stopped
 
-    def _show(self) -> None:
+    def show(self) -> None:
+        """Calls `progress` with what has been done since."""
+        self._unshown = 0
         done = sum(_NUMBER.unpack_from(self._shared, slot * _NUMBER.size)[0] for slot in range(self._size))
         if done != self._shown:
             step, self._shown = done - self._shown, done
@@ -110,6 +114,8 @@ class Crew(Generic[Outcome]):
 
     def _leave(self, outcome: object) -> NoReturn:
         """Ends a forked process: nothing of what the first one would do at its end may be done here."""
+        import pickle  # here and below: small extractions stay alone and save its time
+
         try:
             with os.fdopen(self._reply or -1, "wb") as reply:
                 pickle.dump(outcome, reply)
@@ -118,6 +124,10 @@ class Crew(Generic[Outcome]):
 
     def _gather(self) -> list[Any]:
         """What each other process returned or raised; all have ended then."""
+        if not self._members:
+            return []
+        import pickle
+
         outcomes = []
         try:
             while self._members:
@@ -138,14 +148,14 @@ class Crew(Generic[Outcome]):
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(process, 0)
             raise
-        self._show()
+        self.show()
         return outcomes
 
     def _receive(self, pipe: int) -> bytes:
         parts = []
         while True:
             if not select.select([pipe], [], [], _POLL)[0]:
-                self._show()
+                self.show()
             elif part := os.read(pipe, 1 << 16):
                 parts.append(part)
             else:

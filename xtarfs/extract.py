@@ -125,6 +125,7 @@ class _Extraction:
                 self._absent |= absent
             self._lost = dict(self._result.damaged)
             self._finish()
+            self._crew.show()
         finally:
             if top.made:
                 self._result.note_unset(root.path, restore.finish_directory(top, root.record, self._manner.owners))

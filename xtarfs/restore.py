@@ -12,7 +12,6 @@ import errno
 import hashlib
 import itertools
 import os
-import secrets
 import stat
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -33,7 +32,7 @@ _NO_LINKS = (errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV
 _PRIVATE = stat.S_IRWXU
 
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-_token = secrets.token_hex(4).encode()
+_token = os.urandom(4).hex().encode()
 _numbers = itertools.count()
 
 
@@ -258,7 +257,7 @@ def link(source: Folder, source_name: bytes, folder: Folder, name: bytes, manner
 def _temporary(folder: Folder, name: bytes, manner: Manner) -> Iterator[bytes]:
     """A free name in the folder; what is made under it gets its own name at the end, or goes if anything fails."""
     require_name(name)
-    if not manner.force and exists(folder, name):
+    if not folder.made and not manner.force and exists(folder, name):
         raise FileExistsError(errno.EEXIST, "exists")
     temporary = b".xtar-%s-%d-%d" % (_token, os.getpid(), next(_numbers))
     try:
