@@ -77,7 +77,7 @@ def test_usage_errors_are_one_line_and_2(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("command", ["list", "cat", "extract"])
 def test_missing_path_inside(archive: Path, tmp_path: Path, command: str) -> None:
-    more = ["-C", tmp_path / "out"] if command == "extract" else []
+    more: list[str | Path] = ["-C", tmp_path / "out"] if command == "extract" else []
     for path in ("no/such", "top/below-a-file"):
         done = xtar(command, archive, path, *more)
         assert done.returncode == 2
