@@ -12,7 +12,7 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml | system
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[test]'
 	touch $@
 
 # Every package is named with a file or command that shows it is there, so that apt runs only where it must.
@@ -33,7 +33,7 @@ demo: setup
 # A virtual environment of its own, so that the command works for root whatever becomes of this folder.
 install: system
 	$(PYTHON) -m venv --clear $(PREFIX)/lib/xtar
-	$(PREFIX)/lib/xtar/bin/python -m pip install --quiet --disable-pip-version-check .
+	$(PREFIX)/lib/xtar/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 .
 	install -d $(PREFIX)/bin /sbin
 	ln -sf $(PREFIX)/lib/xtar/bin/xtar $(PREFIX)/bin/xtar
 	ln -sf $(PREFIX)/lib/xtar/bin/xtarfs $(PREFIX)/bin/xtarfs
