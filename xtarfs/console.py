@@ -57,6 +57,11 @@ def run(command: Callable[[], int]) -> int:
     except OSError as error:
         complain(f"{error.filename or 'input or output'}: {error.strerror or error}")
         return NOT_DONE
+    except Exception as error:
+        if os.environ.get("XTAR_TRACEBACK"):
+            raise
+        complain(f"internal error: {type(error).__name__}: {error}; a bug: run again with XTAR_TRACEBACK=1 and report it")
+        return NOT_DONE
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
