@@ -32,7 +32,7 @@ class Work:
 
 
 def test_computed_once_while_many_wait() -> None:
-    cache: ByteCache[int] = ByteCache(3000)
+    cache: ByteCache[int, bytes] = ByteCache(3000, len)
     work = Work(b"value")
     with ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(cache.get, 1, work) for _ in range(8)]
@@ -46,7 +46,7 @@ def test_computed_once_while_many_wait() -> None:
 
 
 def test_other_keys_do_not_wait() -> None:
-    cache: ByteCache[int] = ByteCache(3000)
+    cache: ByteCache[int, bytes] = ByteCache(3000, len)
     slow = Work(b"slow")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(cache.get, 1, slow)
@@ -59,7 +59,7 @@ def test_other_keys_do_not_wait() -> None:
 
 @pytest.mark.parametrize("error", [DamagedError("bad", ((0, 5),)), MemoryError()])
 def test_an_error_reaches_all_and_is_not_kept(error: Exception) -> None:
-    cache: ByteCache[int] = ByteCache(3000)
+    cache: ByteCache[int, bytes] = ByteCache(3000, len)
     work = Work(error)
     with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(cache.get, 1, work) for _ in range(4)]
@@ -74,7 +74,7 @@ def test_an_error_reaches_all_and_is_not_kept(error: Exception) -> None:
 
 
 def test_the_bound_is_in_bytes_and_the_oldest_goes() -> None:
-    cache: ByteCache[str] = ByteCache(3000)
+    cache: ByteCache[str, bytes] = ByteCache(3000, len)
     computed: list[str] = []
 
     def get(key: str, size: int) -> None:
@@ -99,23 +99,23 @@ def test_the_bound_is_in_bytes_and_the_oldest_goes() -> None:
 
 
 def test_small_values_are_bounded_too() -> None:
-    cache: ByteCache[int] = ByteCache(30 * OVERHEAD)
+    cache: ByteCache[int, bytes] = ByteCache(30 * OVERHEAD, len)
     for key in range(100):
         cache.get(key, lambda: b"")
     assert cache.held == 30 * OVERHEAD
 
 
 def test_a_value_over_the_bound_is_given_and_not_kept() -> None:
-    cache: ByteCache[int] = ByteCache(3000)
+    cache: ByteCache[int, bytes] = ByteCache(3000, len)
     cache.get(1, lambda: bytes(600))
     assert len(cache.get(2, lambda: bytes(3001 - OVERHEAD))) == 3001 - OVERHEAD
     assert cache.held == 600 + OVERHEAD
-    nothing: ByteCache[int] = ByteCache(0)
+    nothing: ByteCache[int, bytes] = ByteCache(0, len)
     assert (nothing.get(1, lambda: b"a"), nothing.get(1, lambda: b"b"), nothing.held) == (b"a", b"b", 0)
 
 
 def test_many_threads_and_keys() -> None:
-    cache: ByteCache[int] = ByteCache(20_000)
+    cache: ByteCache[int, bytes] = ByteCache(20_000, len)
     running: set[int] = set()
     twice: list[int] = []
     lock = threading.Lock()

@@ -19,9 +19,9 @@ ORDER = (
     ("fuse_adapter", "console"),
     ("vfs",),
     ("reader",),
-    ("unstructured", "cache", "stream"),
+    ("unstructured", "stream"),
     ("tree", "foreign"),
-    ("source",),
+    ("source", "cache"),
     ("format", "text"),
     ("errors",),
 )

@@ -48,7 +48,7 @@ class Archive:
     def __init__(self, source: Source, cache_size: int = DEFAULT_CACHE) -> None:
         self.source = source
         self.tree = Tree(source)
-        self._cache: ByteCache[tuple[int, int]] = ByteCache(cache_size)
+        self._cache: ByteCache[tuple[int, int], bytes | bytearray] = ByteCache(cache_size, len)
         self._rows: LRU[tuple[int, int], Rows] = LRU(256)
         self._streams: LRU[int, CheckpointedStream] = LRU(16)
 

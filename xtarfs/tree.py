@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lru import LRU
 
+from .cache import ByteCache
 from .errors import DamagedError, FormatError, NotADirectory, NotAnArchive, NotFound
 from .format import locator, structure, tar
 from .format.locator import Locator
@@ -23,7 +24,8 @@ from .text import escape, show
 if TYPE_CHECKING:
     from .unstructured import Folder
 
-_CACHED_BLOCKS = 48  # about 150 records each, 1 KB a record
+_CACHE = 12 << 20  # bytes of decoded records
+_RECORD_SIZE = 1000  # bytes that a decoded record takes, about
 _CACHED_DIRECTORIES = 256
 _FIRST_MADE_UP_INO = 1 << 40
 
@@ -58,6 +60,9 @@ class _Block:
         self.header = header
         self.records = records
         self.names = [record.raw_name for record in records]
+
+    def weigh(self) -> int:
+        return _RECORD_SIZE * len(self.records)
 
 
 class StructuredDirectory:
@@ -115,10 +120,7 @@ class StructuredDirectory:
 
     def _block(self, number: int) -> _Block:
         key = (self._start + self._place.at, number)
-        block: _Block | None = self._tree.blocks.get(key)
-        if block is None:
-            block = self._tree.blocks[key] = self._load(number)
-        return block
+        return self._tree.blocks.get(key, lambda: self._load(number))
 
     def _load(self, number: int) -> _Block:
         if self._place.index:
@@ -150,7 +152,7 @@ class Tree:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.blocks: LRU[tuple[int, int], _Block] = LRU(_CACHED_BLOCKS)
+        self.blocks: ByteCache[tuple[int, int], _Block] = ByteCache(_CACHE, _Block.weigh)
         self.catalogue: int | None = None
         self.locator: Locator | None = None
         self.damage: dict[tuple[bytes, str], None] = {}
