@@ -24,6 +24,8 @@ from .selection import Wanted, children, covers, select
 from .text import show
 from .tree import Node
 
+__all__ = ["ExtractOptions", "ExtractResult", "extract"]
+
 _BATCH_FILES = 64
 _BATCH_BYTES = 1 << 20
 _LARGE = 4 << 20  # from this size on, a file's next piece is unpacked while this one is hashed and written
