@@ -60,7 +60,7 @@ def run(command: Callable[[], int]) -> int:
     except Exception as error:
         if os.environ.get("XTAR_TRACEBACK"):
             raise
-        complain(f"internal error: {type(error).__name__}: {error}; a bug: run again with XTAR_TRACEBACK=1 and report it")
+        complain(f"internal error: {type(error).__name__}: {error}; please report what XTAR_TRACEBACK=1 shows")
         return NOT_DONE
 
 
