@@ -192,13 +192,13 @@ def from_text(text: str, encoded: str) -> bytes:
 
 
 def xattrs_to_text(xattrs: dict[bytes, bytes]) -> dict[str, str]:
-    """Values in base64. A name that is not UTF-8 becomes `=` and its base64: no name on Linux begins with `=`."""
+    """Values in base64. A name that is not UTF-8, or begins with `=`, becomes `=` and its base64."""
     return {_xattr_key(name): b64encode(xattrs[name]).decode() for name in sorted(xattrs)}
 
 
 def _xattr_key(name: bytes) -> str:
     text, encoded = to_text(name)
-    return "=" + encoded if encoded else text
+    return "=" + b64encode(name).decode() if encoded or text.startswith("=") else text
 
 
 def _xattr_name(key: str) -> bytes:
