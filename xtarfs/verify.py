@@ -21,7 +21,8 @@ from .format.locator import Locator, Place
 from .format.records import FILE, Structure
 from .format.tar import Mark
 from .reader import Archive
-from .tree import Node, StructuredDirectory, show
+from .text import show
+from .tree import Node, StructuredDirectory
 
 _PIECE = 1 << 20  # bytes of a structure file that are read at a time
 _WORTH_A_FORK = 4 << 20  # a smaller archive is checked before another process has begun
