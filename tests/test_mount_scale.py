@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import statistics
 import subprocess
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from builder.build import Options, build
 
+from . import trees
 from .mounting import live, servers, xtar
 
 MEMORY = 60_000_000  # bytes, beside the cache and
@@ -69,14 +69,15 @@ def test_opening_takes_the_same_time(binding: str, thousand: Path, hundred_thous
 def test_little_of_the_archive_is_read_to_open_it(binding: str, hundred_thousand: Path, tmp_path: Path) -> None:
     with live(hundred_thousand, tmp_path / "m") as point:
         (pid,) = servers(point)
-        read = 0
-        for entry in Path(f"/proc/{pid}/io").read_text().splitlines():
-            name, value = entry.split(": ")
-            if name == "rchar":
-                read = int(value)
+        before = bytes_read(pid)
         assert (point / "all" / "folder 000" / "file number 040000").read_bytes() == b"content 40000 of 0\n"
-        after = int(re.search(r"rchar: (\d+)", Path(f"/proc/{pid}/io").read_text())[1])  # type: ignore[index]
-        assert after - read < 300_000, "one name of a large folder needs one block of it"
+        # One name of a large folder needs one block of it.
+        assert bytes_read(pid) - before < 300_000
+
+
+def bytes_read(pid: int) -> int:
+    """Bytes that a process has read from files so far."""
+    return int(Path(f"/proc/{pid}/io").read_text().split()[1])
 
 
 def test_memory(binding: str, hundred_thousand: Path, tmp_path: Path) -> None:
@@ -86,5 +87,26 @@ def test_memory(binding: str, hundred_thousand: Path, tmp_path: Path) -> None:
         assert listed == 100_053
         content = f"find {point} -type f -print0 | xargs -0 cat | wc -c"
         assert int(subprocess.run(content, shell=True, capture_output=True, check=True).stdout) > 100_000 * 14
-        resident = int(re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1])  # type: ignore[index]
-        assert resident * 1024 < MEMORY + SMALL_CACHE + BYTES_PER_NAME * listed
+        assert resident(pid) < MEMORY + SMALL_CACHE + BYTES_PER_NAME * listed
+
+
+def test_memory_with_eight_readers(binding: str, tmp_path: Path) -> None:
+    """More chunks, of all sizes, than the cache holds, unpacked by many threads at once."""
+    root = tmp_path / "tree"
+    root.mkdir()
+    text = trees.words(1 << 20)
+    for number in range(300):
+        (root / f"file {number}").write_bytes(text[number * 997 :][: 4000 * number])
+    with live(archive_of(root), tmp_path / "m", "--cache-size", "32MiB") as point:
+        (pid,) = servers(point)
+        read = f"find {point} -type f -print0 | shuf -z --random-source=/bin/true | xargs -0 -P8 -n5 cat | wc -c"
+        assert int(subprocess.run(read, shell=True, capture_output=True, check=True).stdout) > 150_000_000
+        assert resident(pid) < MEMORY + (32 << 20)
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError

@@ -75,6 +75,7 @@ def _run(
     announce: Callable[[], None],
 ) -> None:
     """Serves the mount until it ends. Calls `announce` when the mount has given its first answer."""
+    _share_one_heap()
     filesystem = open_filesystem()
     ready = threading.Event()
     try:
@@ -101,6 +102,14 @@ def _run(
                 raise MountError(f"cannot mount on {shown(mountpoint)}: {captured.text() or reason}")
     finally:
         filesystem.close()
+
+
+def _share_one_heap() -> None:
+    """Keeps glibc from giving each thread a heap of its own: with 8 readers they held 15 to 30 MB for nothing."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    arena_max = -8
+    if mallopt:
+        mallopt(arena_max, 1)
 
 
 def _answers(mountpoint: str) -> bool:
