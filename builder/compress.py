@@ -31,6 +31,7 @@ _LEVELS = {  # level: (libdeflate's for a member of one chunk, zlib-ng's for chu
 }
 DEFAULT_LEVEL, MAX_LEVEL = 6, 9
 MIN_CHUNK = 4096
+STORED_CHUNK = 4096  # nothing is gained by larger ones where nothing is packed, and a bad sector costs less
 _SAMPLES = 16
 _WORTHWHILE = 0.98  # a sample that packs to more than this share of its size promises nothing
 
@@ -42,11 +43,11 @@ class Settings:
     level: int = DEFAULT_LEVEL
     chunk_size: int = 32 << 10
 
-    def chunk_size_for(self, size: int) -> int:
+    def chunk_size_for(self, size: int, deflate: bool) -> int:
         """The chunk size of a file of `size` bytes; 0 if it is not chunked."""
         if size <= self.chunk_size:
             return 0
-        chunk_size = self.chunk_size
+        chunk_size = self.chunk_size if deflate else STORED_CHUNK
         while -(-size // chunk_size) > MAX_CHUNKS:
             chunk_size *= 2
         return chunk_size
@@ -61,17 +62,20 @@ class Packed:
     sizes: array[int] = field(default_factory=lambda: array("Q"))
     crcs: array[int] = field(default_factory=lambda: array("I"))
 
-    def or_stored(self, data: bytes) -> Packed:
-        """This, or the content itself where packing did not make it smaller."""
-        return self if len(self.data) < len(data) else Packed(data, STORE, crcs=self.crcs)
-
 
 def pack_whole(data: bytes, settings: Settings) -> Packed:
     """A file that is in memory whole, with a row per chunk if it has more than one. Stored if it does not shrink."""
-    chunk_size = settings.chunk_size_for(len(data))
+    chunk_size = settings.chunk_size_for(len(data), deflate=True)
     if chunk_size:
-        return pack_segment(data, chunk_size, settings.level, final=True, deflate=True).or_stored(data)
-    return Packed(codec.pack(data, _LEVELS[settings.level][0]), DEFLATE).or_stored(data)
+        packed = pack_segment(data, chunk_size, settings.level, final=True, deflate=True)
+    else:
+        packed = Packed(codec.pack(data, _LEVELS[settings.level][0]), DEFLATE)
+    if len(packed.data) < len(data):
+        return packed
+    chunk_size = settings.chunk_size_for(len(data), deflate=False)
+    if chunk_size:
+        return pack_segment(data, chunk_size, settings.level, final=True, deflate=False)
+    return Packed(data, STORE)
 
 
 def pack_segment(data: bytes, chunk_size: int, level: int, *, final: bool, deflate: bool) -> Packed:

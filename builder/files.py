@@ -54,6 +54,7 @@ class Stored:
 
     record: Record
     blob: bytes
+    table: bytes
     origin: os.stat_result
 
 
@@ -155,9 +156,11 @@ def _has_changed(fd: int, before: os.stat_result) -> bool:
     )
 
 
-def store_small(job: Job, settings: Settings) -> Stored:
-    """A file of at most SEGMENT bytes as a finished member. Raises OSError if it cannot be read."""
+def store_small(job: Job, settings: Settings) -> Stored | None:
+    """A file of at most SEGMENT bytes as a finished member; None if it is larger. Raises OSError if it cannot be read."""
     with _opened(job) as (fd, attributes):
+        if attributes.st_size > SEGMENT:
+            return None
         record = describe(job.item.name, attributes, job.ino, read_xattrs(fd))
         record.nlink = job.nlink
         data = compress.read_up_to(fd, attributes.st_size, 0)
@@ -170,28 +173,31 @@ def store_small(job: Job, settings: Settings) -> Stored:
     record.method, record.packed = packed.method, len(packed.data)
     if packed.method == DEFLATE:
         record.packed_crc32 = f"{codec.crc32(packed.data):08x}"
-    record.chunk = settings.chunk_size_for(record.size)
-    around = _surround(record, job, packed)
-    return Stored(record, b"".join((around.head, packed.data, around.tail)), attributes)
+    record.chunk = settings.chunk_size_for(record.size, packed.method == DEFLATE)
+    table = _table(record, packed)
+    around = _surround(record, job, table)
+    return Stored(record, b"".join((around.head, packed.data, around.tail)), table, attributes)
 
 
-def _surround(record: Record, job: Job, packed: Packed) -> member.FileBytes:
+def _surround(record: Record, job: Job, table: bytes) -> member.FileBytes:
     """The bytes around the packed data; sets the record's places, counted from the member's start."""
-    table = _table(record, packed.sizes, packed.crcs) if record.chunk else b""
     around = member.file_bytes(record, job.item.path, job.member_name, job.mark, table)
     record.data = len(around.head)
     record.index = record.data + record.packed + around.table if table else 0
     return around
 
 
-def _table(record: Record, sizes: array[int], crcs: array[int]) -> bytes:
+def _table(record: Record, packed: Packed) -> bytes:
+    """The chunk table; empty if there is none."""
+    if not record.chunk:
+        return b""
     offsets = array("Q")
     at = 0
-    for size in sizes[:-1]:
+    for size in packed.sizes[:-1]:
         at += size
         offsets.append(at)
     method = member.method_of(record)
-    return chunks.pack_table(record.size, record.packed, record.chunk, method, crcs, offsets)
+    return chunks.pack_table(record.size, record.packed, record.chunk, method, packed.crcs, offsets)
 
 
 class LargeFile:
@@ -210,16 +216,16 @@ class LargeFile:
             with _opened(job) as (fd, attributes):
                 size = attributes.st_size
                 deflate = compress.promises_to_shrink(fd, size, self._settings)
-                record = self._attempt(fd, attributes, job, size, deflate)
-                if deflate and record.packed >= record.size:
+                stored = self._attempt(fd, attributes, job, size, deflate)
+                if deflate and stored.record.packed >= stored.record.size:
                     self._out.rewind(start)
-                    record = self._attempt(fd, attributes, job, size, deflate=False)
-                return Stored(record, b"", attributes)
+                    stored = self._attempt(fd, attributes, job, size, deflate=False)
+                return stored
         except OSError:
             self._out.rewind(start)
             raise
 
-    def _attempt(self, fd: int, attributes: os.stat_result, job: Job, size: int, deflate: bool) -> Record:
+    def _attempt(self, fd: int, attributes: os.stat_result, job: Job, size: int, deflate: bool) -> Stored:
         """Stores the first `size` bytes, or as many as there are: the stream's end must be known beforehand."""
         start = self._out.position
         record = describe(job.item.name, attributes, job.ino, read_xattrs(fd))
@@ -227,7 +233,7 @@ class LargeFile:
         record.holes = tuple(hole for hole in compress.find_holes(fd, attributes) if hole[1] <= size)
         record.size = size
         record.method = DEFLATE if deflate and size else STORE
-        record.chunk = self._settings.chunk_size_for(size)
+        record.chunk = self._settings.chunk_size_for(size, deflate)
         head_size = len(member.file_bytes(record, job.item.path, job.member_name, job.mark, b"").head)
         self._out.write(bytes(head_size))
         packed = self._write_segments(fd, record)
@@ -235,10 +241,11 @@ class LargeFile:
             self._out.rewind(start)
             return self._attempt(fd, attributes, job, record.size, deflate)
         record.changed = _has_changed(fd, attributes) or size != attributes.st_size
-        around = _surround(record, job, packed)
+        table = _table(record, packed)
+        around = _surround(record, job, table)
         self._out.patch(start, around.head)
         self._out.write(around.tail)
-        return record
+        return Stored(record, b"", table, attributes)
 
     def _write_segments(self, fd: int, record: Record) -> Packed:
         """Writes the packed data; sets size, packed, CRC-32 and SHA-256 from what was really read."""

@@ -65,13 +65,13 @@ class _Batch:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.weight = 0
-        self.future: Future[list[Stored | OSError]] | None = None
+        self.future: Future[list[Stored | OSError | None]] | None = None
 
-    def run(self, settings: Settings) -> list[Stored | OSError]:
+    def run(self, settings: Settings) -> list[Stored | OSError | None]:
         return [_try_store(job, settings) for job in self.jobs]
 
 
-def _try_store(job: Job, settings: Settings) -> Stored | OSError:
+def _try_store(job: Job, settings: Settings) -> Stored | OSError | None:
     try:
         return store_small(job, settings)
     except OSError as error:
@@ -192,6 +192,7 @@ class ArchiveWriter:
         self._result = result
         self._progress = progress
         self._catalogue: IO[bytes] = tempfile.TemporaryFile(dir=setup.work_dir)  # noqa: SIM115
+        self._tables: IO[bytes] = tempfile.TemporaryFile(dir=setup.work_dir)  # noqa: SIM115
         self._origin = _OriginLog(tempfile.TemporaryFile(dir=setup.work_dir), setup.source)  # noqa: SIM115
         self._stack: list[_Directory] = []
         self._intro = locator.Place(0, 0, "")
@@ -275,9 +276,7 @@ class ArchiveWriter:
 
     def _store_late(self, job: Job) -> Stored:
         """A file that was not packed ahead: a large one, or a further name of one whose first name failed."""
-        if job.item.stat.st_size > SEGMENT:
-            return self._large.store(job)
-        return store_small(job, self._settings)
+        return store_small(job, self._settings) or self._large.store(job)
 
     def _store_native(self, job: Job) -> None:
         record = describe_native(job)
@@ -294,7 +293,10 @@ class ArchiveWriter:
         record = stored.record
         record.at = at - self._stack[-1].start
         record.data += record.at
-        record.index += record.at if record.index else 0
+        if stored.table:
+            record.index += record.at
+            record.table_copy = self._tables.tell()
+            self._tables.write(stored.table)
         if record.changed:
             self._result.problem(job.item.path, "changed while it was read; stored as read")
         self._add(record)
@@ -361,6 +363,7 @@ class ArchiveWriter:
         self._result.identifier = root.record.sha256
         self._result.files, self._result.content = root.record.files, root.record.total
         catalogue = self._spool(member.CATALOGUE_NAME, self._catalogue, tar.ROLE_CATALOGUE, root)
+        tables = self._spool(member.TABLES_NAME, self._tables, tar.ROLE_TABLES, root)
         origin = self._spool(member.ORIGIN_NAME, self._origin.finish(), tar.ROLE_ORIGIN, root)
         result = self._result
         facts = locator.Locator(
@@ -372,6 +375,7 @@ class ArchiveWriter:
             intro=self._intro,
             root=structure,
             catalogue=catalogue,
+            tables=tables,
             origin=origin,
             files=root.record.files,
             directories=result.directories,

@@ -235,8 +235,9 @@ def test_a_large_file_in_pieces(tmp_path: Path) -> None:
             assert end - start <= record.chunk
         for place in (at - 3, at + record.packed + 3, node.base + record.index + 3):
             assert not lost_ranges(check(flipped(data, place)))
-        row = flipped(data, node.base + record.index + 32)
-        assert lost_ranges(check(row)) == {path: ((0, record.chunk),)}
+        found = check(flipped(data, node.base + record.index + 32))  # a row, of which there is a copy
+        assert path in found
+        assert not lost_ranges(found)
 
 
 # -- archives that are not ours --------------------------------------------------------------------------------

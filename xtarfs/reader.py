@@ -130,8 +130,11 @@ class Archive:
         first, last = offset // record.chunk, (end - 1) // record.chunk
         skip = offset - first * record.chunk
         if first == last:
-            return memoryview(self._chunk(node, first))[skip : skip + end - offset]
-        data = b"".join(self._chunk(node, number) for number in range(first, last + 1))
+            data = self._chunk(node, first)
+        elif record.method == STORE:
+            data = self._stored(node, first, last)
+        else:
+            data = b"".join(self._chunk(node, number) for number in range(first, last + 1))
         return memoryview(data)[skip : skip + end - offset]
 
     def pieces(self, node: Node) -> Iterator[Piece]:
@@ -205,7 +208,8 @@ class Archive:
         if not record.chunk:
             return bytes(self._read_unchunked(node, start, end, cached=False))
         first, last = start // record.chunk, (end - 1) // record.chunk
-        return self._unpack_rows(node, self._read_rows(node, first, last), first, last)
+        rows = self._read_rows(node, first, last, node.base + record.index)
+        return self._unpack_rows(node, rows, first, last)
 
     def _unpack_rows(self, node: Node, rows: Rows, first: int, last: int) -> bytes | bytearray:
         """Chunks first..last from one stretch of packed data, each of them checked. Raises DamagedError."""
@@ -213,22 +217,41 @@ class Archive:
         packed = self.source.read_at(node.base + node.record.data + at, stop - at)
         return unpack_chunks(node.record, rows, first, last, packed)
 
+    def _stored(self, node: Node, first: int, last: int) -> bytes | bytearray:
+        """Chunks of what is not packed: the kernel's cache of the archive serves them, ours would only copy."""
+        chunk = node.record.chunk
+        try:
+            return self._bulk(node, first * chunk, min((last + 1) * chunk, node.record.size))
+        except DamagedError:
+            return b"".join(self._chunk(node, number) for number in range(first, last + 1))
+
     def _chunk(self, node: Node, number: int) -> bytes | bytearray:
         return self._cache.get((node.base + node.record.data, number), lambda: self._load_chunk(node, number))
 
     def _load_chunk(self, node: Node, number: int) -> bytes | bytearray:
-        """A chunk by itself, or together with a neighbour, which does where the offset between them is damaged."""
+        """A chunk by either copy of its table, by itself or, where the offset between is damaged, with a neighbour."""
         record = node.record
         count = chunks.chunk_count(record.size, record.chunk)
-        for first, last in ((number, number), (number - 1, number), (number, number + 1)):
-            if first < 0 or last >= count:
-                continue
-            with suppress(DamagedError):
-                rows = self._rows_for(node, number) if first == last else self._read_rows(node, first, last)
-                data = self._unpack_rows(node, rows, first, last)
-                start = (number - first) * record.chunk
-                return data if first == last else data[start : start + record.chunk]
+        for table in self._tables_of(node):
+            for first, last in ((number, number), (number - 1, number), (number, number + 1)):
+                if first < 0 or last >= count:
+                    continue
+                with suppress(DamagedError):
+                    rows = (
+                        self._rows_for(node, number, table)
+                        if first == last
+                        else self._read_rows(node, first, last, table)
+                    )
+                    data = self._unpack_rows(node, rows, first, last)
+                    start = (number - first) * record.chunk
+                    return data if first == last else data[start : start + record.chunk]
         raise self._damaged(node, number * record.chunk, min((number + 1) * record.chunk, record.size))
+
+    def _tables_of(self, node: Node) -> list[int]:
+        """Where the copies of a file's chunk table lie."""
+        copies = self.tree.tables
+        beside = node.base + node.record.index
+        return [beside] if copies is None else [beside, copies + node.record.table_copy]
 
     def _unpack(self, node: Node, packed: bytes, start: int, end: int, crc: int) -> bytes | bytearray:
         data: bytes | bytearray = packed
@@ -241,24 +264,21 @@ class Archive:
             raise self._damaged(node, start, end)
         return data
 
-    def _rows_for(self, node: Node, number: int) -> Rows:
-        """The rows of the chunk table around chunk `number`."""
-        record = node.record
+    def _rows_for(self, node: Node, number: int, table: int) -> Rows:
+        """The rows around chunk `number` of the chunk table at `table`."""
         window = number // _WINDOW
-        key = (node.base + record.index, window)
-        rows: Rows | None = self._rows.get(key)
+        rows: Rows | None = self._rows.get((table, window))
         if rows is None:
-            last = min((window + 1) * _WINDOW, chunks.chunk_count(record.size, record.chunk)) - 1
-            rows = self._rows[key] = self._read_rows(node, window * _WINDOW, last)
+            last = min((window + 1) * _WINDOW, chunks.chunk_count(node.record.size, node.record.chunk)) - 1
+            rows = self._rows[table, window] = self._read_rows(node, window * _WINDOW, last, table)
         return rows
 
-    def _read_rows(self, node: Node, first: int, last: int) -> Rows:
+    def _read_rows(self, node: Node, first: int, last: int, table: int) -> Rows:
         record = node.record
         method = method_of(record)
-        at = node.base + record.index
         try:
             return chunks.read_rows(
-                self.source.read_at, at, record.size, record.packed, record.chunk, method, first, last
+                self.source.read_at, table, record.size, record.packed, record.chunk, method, first, last
             )
         except FormatError as error:
             start, end = first * record.chunk, min((last + 1) * record.chunk, record.size)

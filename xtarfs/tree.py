@@ -146,14 +146,16 @@ class StructuredDirectory:
 class Tree:
     """The tree of one archive, from the root node down.
 
-    catalogue: offset of the catalogue's data in the source, None where it is not known. root_path: where the root
-    lay in the archive that it was written in, other than empty for an inner archive that was extracted.
+    catalogue, tables: offsets of the catalogue's and the chunk tables' data in the source, None where not known.
+    root_path: where the root lay in the archive that it was written in, other than empty for an inner archive that
+    was extracted.
     """
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.blocks: ByteCache[tuple[int, int], _Block] = ByteCache(_CACHE, _Block.weigh)
         self.catalogue: int | None = None
+        self.tables: int | None = None
         self.locator: Locator | None = None
         self.damage: dict[tuple[bytes, str], None] = {}
         self.ranges: dict[bytes, set[tuple[int, int]]] = {}
@@ -231,7 +233,7 @@ class Tree:
             if self.locator.xtar != structure.FORMAT:
                 version = escape(self.locator.xtar.encode())
                 raise NotAnArchive(f"{self.source.name}: is of format {version}, this program reads {structure.FORMAT}")
-            self.catalogue = self.locator.catalogue.at
+            self.catalogue, self.tables = self.locator.catalogue.at, self.locator.tables.at
             place: Structure | None = self.locator.root
         else:
             place = self._find_structure()
@@ -260,7 +262,9 @@ class Tree:
                     place = place_of(self.source, found, 0)
                 elif mark and mark.role == tar.ROLE_CATALOGUE and place:
                     self.catalogue = found.data
-                    return Structure(place.at, place.size, place.index, found.header.size - place.size)
+                    place = Structure(place.at, place.size, place.index, found.header.size - place.size)
+                elif mark and mark.role == tar.ROLE_TABLES:
+                    self.tables = found.data
         except FormatError:
             pass
         return place

@@ -242,6 +242,7 @@ class _Verification:
         self._own(level, facts.catalogue, tar.ROLE_CATALOGUE)
         if self._catalogue != facts.catalogue.size:
             self._report(b"", "the catalogue holds more than the structures of the tree")
+        self._own(level, facts.tables, tar.ROLE_TABLES)
         self._own(level, facts.origin, tar.ROLE_ORIGIN)
         at = facts.at + tar.BLOCK
         length = structure.block_length(self._read(at, structure.HEAD_SIZE))
@@ -337,6 +338,7 @@ _NAMES = {
     tar.ROLE_INTRO: "the text on restoring",
     tar.ROLE_STRUCTURE: "its structure file",
     tar.ROLE_CATALOGUE: "the catalogue",
+    tar.ROLE_TABLES: "the copy of the chunk tables",
     tar.ROLE_ORIGIN: "the record of its origin",
     tar.ROLE_LOCATOR: "the locator",
 }

@@ -39,6 +39,7 @@ class Locator(msgspec.Struct, omit_defaults=True, kw_only=True):
     intro: Place
     root: Structure
     catalogue: Place
+    tables: Place
     origin: Place
     files: int
     directories: int

@@ -16,7 +16,8 @@ MAX_NAME = 255  # bytes in one component of a path, on every file system that ma
 
 FILE_SUFFIX, DIRECTORY_SUFFIX = b".zip", b".xtar"
 INTRO_NAME, STRUCTURE_NAME = b"HOW-TO-RESTORE.txt", b"structure.jsonl.gz"
-CATALOGUE_NAME, ORIGIN_NAME, LOCATOR_NAME = b"catalogue.jsonl.gz", b"origin.jsonl.gz", b"locator.json.gz"
+CATALOGUE_NAME, TABLES_NAME = b"catalogue.jsonl.gz", b"chunk-tables.bin"
+ORIGIN_NAME, LOCATOR_NAME = b"origin.jsonl.gz", b"locator.json.gz"
 SELF_NAME = b"./"
 
 _NATIVE_TYPES = {

@@ -88,6 +88,7 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     method: str = STORE
     chunk: Count = 0
     index: Count = 0
+    table_copy: Count = 0
     crc32: Crc32 = ""
     sha256: str = ""
     packed_crc32: Crc32 = ""
