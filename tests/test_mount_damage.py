@@ -19,6 +19,8 @@ from typing import NamedTuple
 import pytest
 
 from builder.build import Options, build
+from xtarfs.format import chunks
+from xtarfs.format.member import method_of
 from xtarfs.reader import Archive
 from xtarfs.vfs import FileSystem
 
@@ -75,7 +77,10 @@ def places(sound: Path) -> list[Place]:
             if not record.chunk:
                 found.append(Place(at, at + record.packed, path, 0, record.size))
                 continue
-            bounds = archive._read_rows(node, 0, -(-record.size // record.chunk) - 1).bounds
+            bounds = chunks.read_rows(
+                archive.source.read_at, node.base + record.index, record.size, record.packed, record.chunk,
+                method_of(record), 0, chunks.chunk_count(record.size, record.chunk) - 1,
+            ).bounds  # fmt: skip
             for number, (low, high) in enumerate(pairwise(bounds)):
                 start = number * record.chunk
                 found.append(Place(at + low, at + high, path, start, min(start + record.chunk, record.size)))
@@ -103,8 +108,9 @@ def lost(path: Path, wanted: bytes) -> Ranges:
         except OSError as error:
             assert error.errno == errno.EIO
         missing = set()
-        for start in range(0, len(wanted), CHUNK):
-            end = min(start + CHUNK, len(wanted))
+        step = int(os.getxattr(path, "user.xtar.chunk_size")) or len(wanted)
+        for start in range(0, len(wanted), step):
+            end = min(start + step, len(wanted))
             try:
                 assert os.pread(file.fileno(), end - start, start) == wanted[start:end]
             except OSError as error:
@@ -227,9 +233,10 @@ def missing_chunks(filesystem: FileSystem, path: str, wanted: bytes) -> Iterator
         return
     except OSError as error:
         assert error.errno == errno.EIO
-    for start in range(0, len(wanted), CHUNK):
+    step = int(filesystem.getxattr(raw, b"user.xtar.chunk_size")) or len(wanted)
+    for start in range(0, len(wanted), step):
         try:
-            assert filesystem.read(raw, CHUNK, start) == wanted[start : start + CHUNK]
+            assert filesystem.read(raw, step, start) == wanted[start : start + step]
         except OSError as error:
             assert error.errno == errno.EIO
             yield start
