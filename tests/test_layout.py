@@ -14,14 +14,18 @@ ROOT = Path(__file__).parent.parent
 # A module may import those of its own line and of the lines below it.
 ORDER = (
     ("cli",),
-    ("mount", "extract", "verify", "diff", "listing"),
+    ("mount", "extract", "verify", "diff", "listing", "repair"),
+    ("protect",),
     ("mount_options",),
     ("fuse_adapter", "console"),
     ("vfs",),
     ("reader",),
     ("unstructured", "stream"),
     ("tree", "foreign"),
-    ("source", "cache"),
+    ("heal",),
+    ("align",),
+    ("parity",),
+    ("source", "cache", "draft"),
     ("format", "text"),
     ("errors",),
 )
