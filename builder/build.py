@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +43,6 @@ def build(
     work_dir = options.work_dir or tempfile.gettempdir()
     if not os.path.isdir(work_dir):
         raise UsageError(f"{work_dir}: is not a directory; give --work-dir a folder for temporary data")
-    _raise_file_limit()
     links = LinkTable(work_dir)
     jobs = options.jobs or len(os.sched_getaffinity(0))
     try:
@@ -85,9 +83,3 @@ def _identity(path: str) -> set[tuple[int, int]]:
     except OSError:
         return set()
     return {(attributes.st_dev, attributes.st_ino)}
-
-
-def _raise_file_limit() -> None:
-    """A tree is walked with one descriptor per level open."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -19,6 +19,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import lru_cache
 
+from xtarfs.attributes import read_xattrs
 from xtarfs.format import chunks, codec, member
 from xtarfs.format.records import DEFLATE, STORE, TYPE_OF_BITS, Record, new_record, to_text, xattrs_to_text
 from xtarfs.format.tar import Mark
@@ -91,25 +92,15 @@ def _group(gid: int) -> str:
         return ""
 
 
-def read_xattrs(target: int | str) -> dict[bytes, bytes]:
-    """All extended attributes, POSIX ACLs among them, of a descriptor or of a path that is not followed."""
-    follow = isinstance(target, int)
-    try:
-        names = os.listxattr(target, follow_symlinks=follow)
-    except OSError:
-        return {}
-    found = {}
-    for name in names:
-        with contextlib.suppress(OSError):
-            found[os.fsencode(name)] = os.getxattr(target, name, follow_symlinks=follow)
-    return found
+def _xattrs_of(item: Item) -> dict[bytes, bytes]:
+    """Those of what cannot be opened for reading: a symlink, a fifo, a device."""
+    return read_xattrs(f"/proc/self/fd/{item.folder.fd}/{os.fsdecode(item.name)}", follow=False)
 
 
 def describe_native(job: Job) -> Record:
     """The record of a symlink, fifo or device. Raises OSError."""
     item = job.item
-    xattrs = read_xattrs(f"/proc/self/fd/{item.folder.fd}/{os.fsdecode(item.name)}")
-    record = describe(item.name, item.stat, job.ino, xattrs)
+    record = describe(item.name, item.stat, job.ino, _xattrs_of(item))
     record.nlink = job.nlink
     if stat.S_ISLNK(item.stat.st_mode):
         target = os.fsencode(os.readlink(item.name, dir_fd=item.folder.fd))
@@ -123,8 +114,7 @@ def describe_native(job: Job) -> Record:
 def describe_link(job: Job) -> Record:
     """The record of a further name of a hard-linked file, which leads to the first. Raises OSError."""
     item = job.item
-    xattrs = read_xattrs(f"/proc/self/fd/{item.folder.fd}/{os.fsdecode(item.name)}")
-    record = describe(item.name, item.stat, job.ino, xattrs)
+    record = describe(item.name, item.stat, job.ino, _xattrs_of(item))
     record.nlink, record.size = job.nlink, item.stat.st_size
     record.link, record.link_b64 = to_text(job.link)
     return record
@@ -157,7 +147,7 @@ def _has_changed(fd: int, before: os.stat_result) -> bool:
 
 
 def store_small(job: Job, settings: Settings) -> Stored | None:
-    """A file of at most SEGMENT bytes as a finished member; None if it is larger. Raises OSError if it cannot be read."""
+    """A file of at most SEGMENT bytes as a finished member; None if it is larger. Raises OSError."""
     with _opened(job) as (fd, attributes):
         if attributes.st_size > SEGMENT:
             return None

@@ -18,6 +18,7 @@ from typing import IO
 import msgspec
 
 import xtarfs
+from xtarfs.attributes import read_xattrs
 from xtarfs.format import codec, intro, locator, member, tar
 from xtarfs.format.locator import Origin
 from xtarfs.format.numbers import format_time
@@ -26,7 +27,7 @@ from xtarfs.format.structure import BLOCK_TARGET, FORMAT, Writer, pack_block
 from xtarfs.format.tar import Mark
 
 from .compress import SEGMENT, Settings
-from .files import Job, LargeFile, Stored, describe, describe_link, describe_native, read_xattrs, store_small
+from .files import Job, LargeFile, Stored, describe, describe_link, describe_native, store_small
 from .links import LinkTable
 from .output import Output
 from .scan import Enter, Item, Leave, Step

@@ -106,13 +106,13 @@ def _chown(target: Target, uid: int, gid: int) -> bool:
     return True
 
 
-def read_xattrs(target: Target) -> dict[bytes, bytes]:
-    """All extended attributes that can be read."""
+def read_xattrs(target: Target, *, follow: bool = True) -> dict[bytes, bytes]:
+    """All extended attributes that can be read, POSIX ACLs among them."""
     found = {}
     with contextlib.suppress(OSError):
-        for name in os.listxattr(target):
+        for name in os.listxattr(target, follow_symlinks=follow):
             with contextlib.suppress(OSError):
-                found[os.fsencode(name)] = os.getxattr(target, name)
+                found[os.fsencode(name)] = os.getxattr(target, name, follow_symlinks=follow)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -41,6 +42,8 @@ def complain(message: str) -> None:
 def run(command: Callable[[], int]) -> int:
     """The exit code of a command; its errors become one line."""
     signal.signal(signal.SIGTERM, _terminate)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a tree is walked with a descriptor per level open
     try:
         code = command()
         sys.stdout.flush()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import resource
 from collections.abc import Callable, Iterator
 
 from . import restore
@@ -53,7 +52,6 @@ def extract(
         top = restore.open_top(destination)
     except OSError as error:
         raise UsageError(f"{destination}: cannot be extracted into: {error.strerror}") from None
-    _raise_file_limit()
     extraction = _Extraction(archive, destination, options, progress, wanted)
     return extraction.run(top)
 
@@ -331,9 +329,3 @@ def _read_ahead(pieces: Iterator[Piece]) -> Iterator[Piece]:
         while piece := future.result():
             future = reader.submit(next, pieces, None)
             yield piece
-
-
-def _raise_file_limit() -> None:
-    """A tree is walked with one descriptor per level open."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
