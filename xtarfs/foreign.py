@@ -18,6 +18,7 @@ from .format.records import (
     DIRECTORY,
     FIFO,
     FILE,
+    NO_COPY,
     STORE,
     SYMLINK,
     Record,
@@ -163,6 +164,6 @@ def _find_table(read: ReadAt, record: Record, entry: zip.Entry) -> None:
         chunk_size = chunks.read_chunk_size(read, at, record.size, record.packed)
         if chunk_size <= _MAX_CHUNK and hidden.size == chunks.table_size(record.size, chunk_size, entry.method):
             chunks.read_rows(read, at, record.size, record.packed, chunk_size, entry.method, 0, 0)
-            record.chunk, record.index = chunk_size, at
+            record.chunk, record.index, record.table_copy = chunk_size, at, NO_COPY
     except (FormatError, SourceError):
         return

@@ -16,7 +16,7 @@ from .errors import DamagedError, ElsewhereError, FormatError, NotFound, SourceE
 from .format import chunks, codec
 from .format.chunks import Rows
 from .format.member import method_of
-from .format.records import DEFLATE, FILE, STORE, Record
+from .format.records import DEFLATE, FILE, NO_COPY, STORE, Record
 from .source import FileSource, Source
 from .stream import STRETCH, CheckpointedStream
 from .text import show
@@ -249,9 +249,9 @@ class Archive:
 
     def _tables_of(self, node: Node) -> list[int]:
         """Where the copies of a file's chunk table lie."""
-        copies = self.tree.tables
-        beside = node.base + node.record.index
-        return [beside] if copies is None else [beside, copies + node.record.table_copy]
+        record, copies = node.record, self.tree.tables
+        beside = node.base + record.index
+        return [beside] if copies is None or record.table_copy == NO_COPY else [beside, copies + record.table_copy]
 
     def _unpack(self, node: Node, packed: bytes, start: int, end: int, crc: int) -> bytes | bytearray:
         data: bytes | bytearray = packed

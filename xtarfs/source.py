@@ -27,7 +27,7 @@ class FileSource:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = os.fspath(path)
         try:
-            self._fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a fifo would wait
         except OSError as error:
             raise SourceError(f"{self.name}: {error.strerror}") from None
         mode = os.fstat(self._fd).st_mode

@@ -32,11 +32,15 @@ _FIRST_MADE_UP_INO = 1 << 40
 
 @dataclass(slots=True)
 class Node:
-    """A record in its place. base: offset of the containing tar in the source; path: bytes below the root."""
+    """A record in its place. base: offset of the containing tar in the source; path: bytes below the root.
+
+    listing: a directory's children, where they are known without a look at the source.
+    """
 
     record: Record
     base: int
     path: bytes
+    listing: Directory | None = None
 
     def child_path(self, name: bytes) -> bytes:
         return self.path + b"/" + name if self.path else name
@@ -167,7 +171,7 @@ class Tree:
 
     def directory(self, node: Node) -> Directory:
         """The children of a directory's node. Raises NotADirectory, DamagedError."""
-        directory = self._directories.get(node.path)
+        directory = node.listing or self._directories.get(node.path)
         if directory is None:
             directory = self._directories[node.path] = self._load(node)
         return directory

@@ -34,7 +34,7 @@ _SECTOR = 4096
 _MAGIC_AT = 257
 _MAX_NAME = 255
 _MAX_DEPTH = 2048  # names in a path: more do not fit into the longest path that Linux takes
-_BYTES_PER_FOLDER = 64  # of the archive, at least: names alone must not cost more memory than some archives' worth
+_FREE_FOLDERS, _BYTES_PER_FOLDER = 10_000, 256  # more folders than that for its size has no archive: memory is bounded
 
 
 @dataclass(slots=True)
@@ -58,37 +58,27 @@ class MemoryDirectory:
         self._folder = folder
 
     def get(self, name: bytes) -> Node | None:
-        record = self._folder.records.get(name)
-        return Node(record, 0, self._prefix + name) if record else None
+        return self._node(name) if name in self._folder.records else None
 
     def children(self, start: int = 0) -> Iterator[Node]:
         folder = self._folder
         if len(folder.names) != len(folder.records):
             folder.names = sorted(folder.records)
         for name in folder.names[start:]:
-            yield Node(folder.records[name], 0, self._prefix + name)
+            yield self._node(name)
+
+    def _node(self, name: bytes) -> Node:
+        path, below = self._prefix + name, self._folder.below.get(name)
+        return Node(self._folder.records[name], 0, path, MemoryDirectory(path, below) if below else None)
 
 
 def load(tree: Tree, path: bytes, start: int, end: int) -> MemoryDirectory:
-    """The directory at `path`, whose tar is [start, end) unless it was listed together with one above it."""
-    folder = _listed(tree.made_up, path)
+    """The directory at `path`, whose tar is [start, end) of the source."""
+    folder = tree.made_up.get(path)
     if folder is None:
         base = b"/".join(part for part in (tree.root_path, path) if part)
         folder = tree.made_up[path] = Listing(tree, path, base).run(start, min(end, tree.source.size))
     return MemoryDirectory(path, folder)
-
-
-def _listed(made_up: dict[bytes, Folder], path: bytes) -> Folder | None:
-    top, names = path, list[bytes]()
-    while top not in made_up:
-        if not top:
-            return None
-        top, _, name = top.rpartition(b"/")
-        names.append(name)
-    folder: Folder | None = made_up[top]
-    while names and folder:
-        folder = folder.below.get(names.pop())
-    return folder
 
 
 class Listing:
@@ -111,7 +101,7 @@ class Listing:
         self._rest: list[tuple[Location, Location, Record | None]] = []  # what lies where its tar does; None: a folder
         self._links: list[tuple[Location, tar.Member, Record]] = []
         self._tops: set[Location] = set()
-        self._room = 1000 + tree.source.size // _BYTES_PER_FOLDER
+        self._room = _FREE_FOLDERS + tree.source.size // _BYTES_PER_FOLDER
 
     def run(self, start: int, end: int) -> Folder:
         """The folder of the tar in [start, end)."""
@@ -256,14 +246,12 @@ class Listing:
     # -- entries of a zip ------------------------------------------------------------------------------------
 
     def _zip(self, found: tar.Member, location: Location, end: int) -> None:
-        entries = list(self._entries(found.data, end))
-        if not entries and not self._is_empty_zip(found, end):
-            record = foreign.lost(location[-1], self._tree.new_ino(), size=found.header.size)
-            self._rest.append((location, (), record))
-        for entry in entries:
+        placed = self._is_empty_zip(found, end)
+        for entry in self._entries(found.data, end):
             parts = _parts(entry.name)
             if not parts:
                 continue
+            placed = True
             if parts == _STREAMED_NAME:
                 parts = location[-1:]
             place = self._place(parts, location, found.header.mark is not None)
@@ -275,6 +263,9 @@ class Listing:
                 if found.header.mark:
                     foreign.decorate(record, found.header)
                 self._add(place, record)
+        if not placed:
+            record = foreign.lost(location[-1], self._tree.new_ino(), size=found.header.size)
+            self._rest.append((location, (), record))
 
     def _entries(self, start: int, end: int) -> Iterator[zip.Entry]:
         """What the central directory lists; where it is lost, what the first local header tells."""

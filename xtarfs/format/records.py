@@ -18,6 +18,7 @@ from .numbers import format_time, parse_digits, parse_time
 
 FILE, DIRECTORY, SYMLINK, FIFO, CHARACTER, BLOCK_DEVICE = "file", "dir", "symlink", "fifo", "char", "block"
 STORE, DEFLATE = "store", "deflate"
+NO_COPY = -1  # as `table_copy`: where the copy of a chunk table lies is not known; never written
 
 TYPE_BITS = {
     FILE: stat.S_IFREG,

@@ -281,8 +281,8 @@ def _find_end(read_at: Callable[[int, int], bytes], start: int, end: int) -> tup
     for tail_size in (_END.size, _END.size + LIMIT16):
         tail_at = max(start, end - tail_size)
         tail = read_at(tail_at, end - tail_at)
-        found = tail.rfind(END_SIGNATURE)
-        if found >= 0 and len(tail) - found >= _END.size:
+        found = _last_end(tail)
+        if found >= 0:
             break
     else:
         raise FormatError("zip: no end of central directory")
@@ -298,3 +298,15 @@ def _find_end(read_at: Callable[[int, int], bytes], start: int, end: int) -> tup
     if at < start + offset or at + size > end:
         raise FormatError("zip: central directory lies outside")
     return count, size, at, at - offset
+
+
+def _last_end(tail: bytes) -> int:
+    """Where the end record begins: the last one whose comment ends with the zip, or else the last; -1 if none does."""
+    last = -1
+    at = tail.rfind(END_SIGNATURE, 0, len(tail) - _END.size + len(END_SIGNATURE))
+    while at >= 0:
+        if at + _END.size + _END.unpack_from(tail, at)[7] == len(tail):
+            return at
+        last = max(last, at)
+        at = tail.rfind(END_SIGNATURE, 0, at + len(END_SIGNATURE) - 1)
+    return last
