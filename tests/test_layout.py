@@ -25,7 +25,7 @@ ORDER = (
     ("heal",),
     ("align",),
     ("parity",),
-    ("source", "cache", "draft"),
+    ("source", "cache", "draft", "shards"),
     ("format", "text"),
     ("errors",),
 )

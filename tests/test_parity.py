@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from xtarfs.heal import HealingSource, rebuild
 from xtarfs.parity import open_parity
 from xtarfs.protect import protect
 from xtarfs.repair import RepairResult, repair
+from xtarfs.shards import Encoder, isal
 from xtarfs.source import FileSource
 
 PERCENTS = (1, 2, 5, 10, 33, 50, 100)
@@ -176,6 +178,72 @@ def test_progress_adds_up(tmp_path: Path) -> None:
     steps: list[int] = []
     protect(str(path), 5, lambda size, total=0: steps.append(size))
     assert sum(steps) == 10_000_002
+
+
+# The code
+
+
+def test_isal_gives_the_same_bytes() -> None:
+    library = isal()
+    if library is None:
+        pytest.skip("libisal2 is not installed")
+    for data, parity, blocks in ((240, 12, 9), (128, 128, 1), (1, 2, 3), (3, 7, 4)):
+        runs = [content(blocks * BLOCK, seed) for seed in range(data)]
+        plain = Encoder(data, parity)
+        plain._library = None
+        assert Encoder(data, parity, library=library).encode(runs) == plain.encode(runs)
+
+
+def restore_by_the_book(table: bytes, broken: bytes, lost: set[int]) -> bytes:
+    """A decoder from docs/parity.md alone, for one group of lost blocks: Lagrange interpolation over GF(256)."""
+    power = [1]
+    while len(power) < 255:
+        power.append((power[-1] << 1) ^ (0x11D if power[-1] & 128 else 0))
+    log = {value: at for at, value in enumerate(power)}
+    points = [0, *power]
+
+    def ratio(pairs: list[tuple[int, int]]) -> int:
+        """The product of quotients."""
+        return 0 if any(not top for top, _ in pairs) else power[sum(log[top] - log[low] for top, low in pairs) % 255]
+
+    size, data, parity = struct.unpack_from("<QHH", table, 40)
+    count = -(-size // 4096)
+    groups, sheets = -(-count // data), -(-count // 992)
+    blocks = [broken[at : at + 4096].ljust(4096, b"\0") for at in range(0, data * groups * 4096, 4096)]
+    restored = list(blocks)
+    for block in lost:
+        group = block % groups
+        known = {
+            member: blocks[member * groups + group] for member in range(data) if member * groups + group not in lost
+        }
+        for shard in range(parity):
+            if len(known) < data:
+                page = shard * groups + sheets * (1 if shard < parity // 2 else 2) + group
+                known[data + shard] = table[page * 4160 + 64 : (page + 1) * 4160]
+        total = bytearray(4096)
+        for at, values in known.items():
+            factor = ratio(
+                [
+                    (points[block // groups] ^ points[other], points[at] ^ points[other])
+                    for other in known
+                    if other != at
+                ]
+            )
+            product = bytes(power[(log[factor] + log[value]) % 255] if factor and value else 0 for value in range(256))
+            total = bytearray(a ^ b for a, b in zip(total, values.translate(product), strict=True))
+        restored[block] = bytes(total)
+    return b"".join(restored)[:size]
+
+
+@pytest.mark.parametrize(("size", "percent"), [(14, 5), (100_000, 10), (1_200_000, 5), (30_000, 100)])
+def test_the_specification_suffices_to_restore(tmp_path: Path, size: int, percent: int) -> None:
+    original = content(size)
+    path = protected(tmp_path, original, percent)
+    lost = {0, -(-size // BLOCK) - 1}
+    broken = bytearray(original)
+    for block in lost:
+        broken[block * BLOCK : (block + 1) * BLOCK] = bytes(len(broken[block * BLOCK : (block + 1) * BLOCK]))
+    assert restore_by_the_book(rec(path).read_bytes(), bytes(broken), lost) == original
 
 
 # Within the redundancy

@@ -17,6 +17,7 @@ from .errors import SourceError
 from .format import codec
 from .format.parity import BLOCK, checksums
 from .parity import Parity, read_padded
+from .shards import decoder
 from .source import Source
 
 _KEPT = 2048  # healed blocks: 8 MiB
@@ -53,12 +54,10 @@ class _Rebuild:
     """The blocks of a run of groups: member m of group `group + i` lies at tiles[m][i * BLOCK :]."""
 
     def __init__(self, source: Source, parity: Parity, group: int, count: int) -> None:
-        import zfec
-
         self._layout = layout = parity.layout
         self._parity = parity
         self._group, self._count = group, count
-        self._decoder = zfec.Decoder(layout.data, layout.data + layout.parity)
+        self._decoder = decoder(layout.data, layout.parity)
         self._tiles: list[bytes] = []
         self._checks: list[list[int | None]] = []
         self._lost: list[list[int]] = [[] for _ in range(count)]

@@ -28,6 +28,7 @@ from .format.parity import (
     pack_sheet,
     plan,
 )
+from .shards import Encoder
 from .source import FileSource
 
 if TYPE_CHECKING:
@@ -118,16 +119,13 @@ def _finish_sheets(draft: Draft, layout: Layout) -> None:
 
 
 def _write_shards(source: FileSource, draft: Draft, layout: Layout, progress: Advance, jobs: int) -> None:
-    import zfec
-
-    encoder = zfec.Encoder(layout.data, layout.data + layout.parity)
-    wanted = tuple(range(layout.data, layout.data + layout.parity))
+    encoder = Encoder(layout.data, layout.parity)
 
     def encode(span: tuple[int, int]) -> int:
         """Parity of the groups [first, end): their blocks are neighbours, so each read and each write is one run."""
         first, end = span
         runs = [_read_blocks(source, member * layout.groups + first, end - first) for member in range(layout.data)]
-        for shard, blocks in enumerate(encoder.encode(runs, wanted)):
+        for shard, blocks in enumerate(encoder.encode(runs)):
             number = layout.parity_page(shard, first)
             view = memoryview(blocks)
             pages = [pack_page(layout, number + i, view[i * BLOCK : (i + 1) * BLOCK]) for i in range(end - first)]
