@@ -22,6 +22,7 @@ from .tree import Node
 
 _PIECE = 1 << 20  # bytes of the archive, or of a large file's content, that one piece of work covers
 _LARGE = 4 << 20  # a member over this size is checked in pieces
+_MOST_AROUND = 128 << 20  # bytes around a file's data that can be: a chunk table has at most 48 MiB
 _AHEAD = 3  # pieces of work per thread that may be waiting
 
 
@@ -207,7 +208,8 @@ class Checker:
     def _check_large(self, item: Item) -> Problem | None:
         record, data_at = item.node.record, item.node.base + item.node.record.data
         tail_at = data_at + record.packed
-        if not item.at < data_at <= tail_at <= item.end:
+        around = max(data_at - item.at, item.end - tail_at)
+        if not item.at < data_at <= tail_at <= item.end or around > _MOST_AROUND:
             return NO_LAYOUT
         tail = self._read(tail_at, item.end - tail_at)
         table = table_in(record, tail)

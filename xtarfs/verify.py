@@ -275,10 +275,10 @@ class _Verification:
 
     def _nested_head(self, level: _Level, node: Node) -> None:
         record = node.record
-        raw = self._read(level.start + record.at, record.data - record.at)
         for taken in (False, True):
             name = member.member_name(record.raw_name, member.DIRECTORY_SUFFIX, taken)
-            if raw == member.directory_head(record, name, level.mark(tar.ROLE_DIRECTORY)):
+            head = member.directory_head(record, name, level.mark(tar.ROLE_DIRECTORY))
+            if record.at + len(head) == record.data and self._read(level.start + record.at, len(head)) == head:
                 return
         self._report(node.path, "its tar header is damaged")
 
@@ -300,26 +300,33 @@ class _Verification:
 
     def _crc32(self, place: Place) -> str:
         crc = 0
-        for at in range(place.at, place.at + place.size, _PIECE):
-            crc = codec.crc32(self._read(at, min(_PIECE, place.at + place.size - at)), crc)
+        for piece in self._pieces(place.at, place.size):
+            crc = codec.crc32(piece, crc)
         return f"{crc:08x}"
+
+    def _pieces(self, at: int, size: int) -> Iterator[bytes]:
+        end = min(at + size, self._size)
+        for start in range(at, end, _PIECE):
+            yield self._read(start, min(_PIECE, end - start))
+
+    def _sha256(self, at: int, size: int) -> str:
+        digest = hashlib.sha256()
+        for piece in self._pieces(at, size):
+            digest.update(piece)
+        return digest.hexdigest()
 
     def _structure(self, node: Node, at: int, place: Structure) -> None:
         """A structure file against the digest in its directory's record, or in the locator, and against its copy."""
-        digest, copy_digest = hashlib.sha256(), hashlib.sha256()
-        copy_at = self._tree.catalogue
-        for offset in range(0, place.size, _PIECE):
-            size = min(_PIECE, place.size - offset)
-            digest.update(self._read(at + offset, size))
-            if copy_at is not None:
-                copy_digest.update(self._read(copy_at + place.catalogue + offset, size))
-        wanted = node.record.sha256
+        digest, wanted = self._sha256(at, place.size), node.record.sha256
         if node.path == b"":
-            self.result.identifier = digest.hexdigest()
-            wanted = self._tree.locator.id if self._tree.locator else digest.hexdigest()
-        if digest.hexdigest() != wanted:
+            self.result.identifier = digest
+            wanted = self._tree.locator.id if self._tree.locator else digest
+        if digest != wanted:
             self._report(node.path, "its structure file is damaged")
-        if copy_at is not None and (copy_digest.hexdigest() != wanted or place.catalogue != self._catalogue):
+        copy = self._tree.catalogue
+        if copy is None:
+            return
+        if place.catalogue != self._catalogue or self._sha256(copy + place.catalogue, place.size) != wanted:
             self._report(node.path, "the copy of its structure in the catalogue is damaged")
 
     # -- archives without structure --------------------------------------------------------------------------

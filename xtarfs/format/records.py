@@ -18,6 +18,7 @@ from .numbers import format_time, parse_digits, parse_time
 
 FILE, DIRECTORY, SYMLINK, FIFO, CHARACTER, BLOCK_DEVICE = "file", "dir", "symlink", "fifo", "char", "block"
 STORE, DEFLATE = "store", "deflate"
+MIN_CHUNK = 4096  # chunk sizes are multiples of it
 NO_COPY = -1  # as `table_copy`: where the copy of a chunk table lies is not known; never written
 
 TYPE_BITS = {
@@ -233,7 +234,7 @@ def check(record: Record) -> None:
     name = record.name if not record.name_b64 else record.raw_name.decode("latin-1")
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise FormatError(f"structure record: {record.name!r} is not a name")
-    if record.type not in TYPE_BITS or b"\0" in record.raw_target:
+    if record.type not in TYPE_BITS or record.chunk % MIN_CHUNK or b"\0" in record.raw_target:
         raise FormatError(f"structure record of {record.name!r}: impossible values")
     if record.type == DIRECTORY and not record.data:
         raise FormatError(f"structure record of {record.name!r}: a directory that would hold itself")
