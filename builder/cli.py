@@ -70,9 +70,10 @@ def _build(arguments: argparse.Namespace) -> int:
 def _options(arguments: argparse.Namespace) -> Options:
     from xtarfs.errors import UsageError
     from xtarfs.format.numbers import parse_size
+    from xtarfs.format.records import MIN_CHUNK
 
     from .build import Options
-    from .compress import MAX_LEVEL, MIN_CHUNK, Settings
+    from .compress import MAX_LEVEL, Settings
     from .scan import Selection
 
     chunk_size = parse_size(arguments.chunk_size)

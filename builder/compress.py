@@ -30,7 +30,6 @@ _LEVELS = {  # level: (libdeflate's for a member of one chunk, zlib-ng's for chu
     9: (10, 9),
 }
 DEFAULT_LEVEL, MAX_LEVEL = 6, 9
-MIN_CHUNK = 4096
 STORED_CHUNK = 4096  # nothing is gained by larger ones where nothing is packed, and a bad sector costs less
 _SAMPLES = 16
 _WORTHWHILE = 0.98  # a sample that packs to more than this share of its size promises nothing

@@ -205,7 +205,8 @@ def test_a_structure_file(tmp_path: Path, count: int) -> None:
 def a_locator(at: int) -> Locator:
     return Locator(
         xtar=structure.FORMAT, writer="test", id="ab" * 32, tag="010203040506", at=at, intro=Place(512, 10, "00000000"),
-        root=Structure(1024, 100), catalogue=Place(2048, 100, ""), tables=Place(3072, 0, ""), origin=Place(4096, 50, ""),
+        root=Structure(1024, 100), catalogue=Place(2048, 100, ""),
+        tables=Place(3072, 0, ""), origin=Place(4096, 50, ""),
         files=1, directories=2, others=3, bytes=4,
     )  # fmt: skip
 

@@ -144,7 +144,8 @@ def crafted(records: list[Record], change: Callable[[Locator], Locator] = lambda
     facts = Locator(
         xtar=structure.FORMAT, writer="", id=codec.sha256(text).hex(), tag=TAG.hex(), at=len(data),
         intro=Place(512, 0, ""),
-        root=Structure(at, len(text), index), catalogue=place, tables=place, origin=place, files=1, directories=1, others=0, bytes=0,
+        root=Structure(at, len(text), index), catalogue=place,
+        tables=place, origin=place, files=1, directories=1, others=0, bytes=0,
     )  # fmt: skip
     add(b"locator.json.gz", locator.pack(change(facts)), tar.ROLE_LOCATOR)
     return bytes(data) + tar.END
