@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from xtarfs import cli
 from xtarfs.console import DONE, PARTLY, Commands, complain
 
 if TYPE_CHECKING:
+    from xtarfs.recover import RecoverResult
+
     from .build import Options
     from .write import Result
 
 
 def main(argv: list[str] | None = None) -> int:
     """The entry point of the command `xtar`; gives its exit code."""
-    return cli.main(argv, more=[_add_build])
+    return cli.main(argv, more=[_add_build], rebuild=_rebuild)
 
 
 def _add_build(commands: Commands) -> None:
@@ -65,6 +68,33 @@ def _build(arguments: argparse.Namespace) -> int:
         result = build(arguments.directory, arguments.output, options, advance)
     _tell(result, f"{arguments.output}: stored")
     return PARTLY if result.problems else DONE
+
+
+def _rebuild(arguments: argparse.Namespace, recover: Callable[[str], RecoverResult]) -> RecoverResult:
+    """`recover -o`: what is left goes into a temporary folder, and from there into a new archive."""
+    import shutil
+    import tempfile
+
+    from xtarfs.errors import UsageError
+
+    from .build import Options, build
+
+    if os.path.lexists(arguments.output) and not arguments.force:
+        raise UsageError(f"{arguments.output}: exists already; --force replaces it")
+    try:
+        folder = tempfile.mkdtemp(prefix="xtar-recover-", dir=arguments.work_dir or None)
+    except OSError as error:
+        raise UsageError(f"{error.filename}: cannot be worked in: {error.strerror}") from None
+    try:
+        result = recover(os.path.join(folder, "tree"))
+        build(
+            os.path.join(folder, "tree"),
+            arguments.output,
+            Options(work_dir=arguments.work_dir, force=arguments.force),
+        )
+    finally:
+        shutil.rmtree(folder)
+    return result
 
 
 def _options(arguments: argparse.Namespace) -> Options:

@@ -16,6 +16,7 @@ ORDER = (
     ("cli",),
     ("recover", "mount", "extract", "verify", "diff", "listing", "repair"),
     ("salvage", "check", "restore", "selection", "protect"),
+    ("remains",),
     ("carve", "attributes", "results", "crew", "fork", "mount_options"),
     ("fuse_adapter", "console"),
     ("vfs",),

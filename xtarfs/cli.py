@@ -17,12 +17,19 @@ if TYPE_CHECKING:
     from .diff import Difference
     from .extract import ExtractResult
     from .reader import Archive
+    from .recover import RecoverResult
+    from .results import Ranges
 
 _MAX_LINES = 20  # of one kind on stderr
 
+Rebuild = Callable[[argparse.Namespace, Callable[[str], "RecoverResult"]], "RecoverResult"]
+"""Runs a recovery into a folder of its choice, and writes that as the new archive that the arguments name."""
 
-def main(argv: list[str] | None = None, more: Iterable[Callable[[Commands], None]] = ()) -> int:
-    """Runs `xtar ARGV...`; `more` adds commands to those that read."""
+
+def main(
+    argv: list[str] | None = None, more: Iterable[Callable[[Commands], None]] = (), rebuild: Rebuild | None = None
+) -> int:
+    """Runs `xtar ARGV...`; `more` adds commands to those that read, `rebuild` serves `recover -o`."""
     parser = Parser(
         prog="xtar",
         description="Backups that damage cannot spread in, and that anyone can browse as a folder.",
@@ -32,6 +39,7 @@ def main(argv: list[str] | None = None, more: Iterable[Callable[[Commands], None
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for add in (*more, _add_list, _add_cat, _add_extract, _add_verify, _add_info, _add_diff, _add_mount, _add_umount):
         add(commands)
+    _add_recover(commands, rebuild)
     arguments, rest = parser.parse_known_args(argv)
     if rest and (not hasattr(arguments, "paths") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -245,9 +253,90 @@ def _verify(arguments: argparse.Namespace) -> int:
     return PARTLY if result.damaged or not expected else DONE
 
 
-def _ranges(ranges: tuple[tuple[int, int], ...]) -> str:
+def _ranges(ranges: Ranges) -> str:
     """Half-open ranges of a file's content, as the end of a line."""
     return "; lost bytes " + ", ".join(f"{start}-{end}" for start, end in ranges) if ranges else ""
+
+
+# -- recover ---------------------------------------------------------------------------------------------------
+
+
+def _add_recover(commands: Commands, rebuild: Rebuild | None) -> None:
+    parser = commands.add_parser("recover", help="restore what is left of a damaged archive, or of a disc with one")
+    parser.add_argument("archive", metavar="DAMAGED", help="an archive, a piece of one, a disc image or a device")
+    output = parser.add_mutually_exclusive_group(required=True)
+    output.add_argument("-C", "--directory", metavar="DEST", help="the folder to restore into")
+    if rebuild:
+        output.add_argument("-o", "--output", metavar="NEW.xtar", help="write a new archive of what is left instead")
+        parser.add_argument(
+            "--work-dir", metavar="DIR", default="", help="where temporary data goes (default: $TMPDIR)"
+        )
+        parser.add_argument("--force", action="store_true", help="replace NEW.xtar if it exists")
+    parser.add_argument(
+        "--partial",
+        choices=("keep", "drop"),
+        default="keep",
+        help="restore files that have lost a part with holes there (default), or leave them out",
+    )
+    parser.add_argument("--numeric-owner", action="store_true", help="owners by number, not by name")
+    parser.add_argument("--no-owner", action="store_true", help="leave owners to the system")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.set_defaults(command=lambda arguments: _recover(arguments, rebuild))
+
+
+def _recover(arguments: argparse.Namespace, rebuild: Rebuild | None) -> int:
+    from .console import print_json
+    from .recover import recover
+    from .source import FileSource
+
+    def into(folder: str) -> RecoverResult:
+        with progress("xtar recover: scan", source.size) as scanned, progress("xtar recover") as restored:
+            return recover(
+                source,
+                folder,
+                partial=arguments.partial,
+                numeric_owner=arguments.numeric_owner,
+                no_owner=arguments.no_owner,
+                scanned=scanned,
+                restored=restored,
+            )
+
+    source = FileSource(arguments.archive)
+    try:
+        result = into(arguments.directory) if arguments.directory or not rebuild else rebuild(arguments, into)
+    finally:
+        source.close()
+    if arguments.json:
+        print_json(result.as_json())
+    _tell_recovered(arguments, result)
+    return DONE if result.complete else PARTLY
+
+
+def _tell_recovered(arguments: argparse.Namespace, result: RecoverResult) -> None:
+    from .console import human_size
+
+    for archive in result.archives:
+        lines = [f"{show(path)}: partial{_ranges(ranges)}" for path, ranges in archive.partial]
+        lines += [f"{show(path)}: lost" for path in archive.lost]
+        lines += [f"{show(path)}: {reason}" for path, reason in archive.result.failed]
+        lines += [f"{show(path)}: exists and was kept" for path in archive.result.kept]
+        lines += [f"{show(path)}: could not set {what}" for path, what in archive.result.unset]
+        lines += [f"{show(path)}: may have held more than was found" for path in archive.incomplete]
+        lines += [f"{show(path)}: its mode, owner and time are lost" for path in archive.guessed]
+        for line in lines[: 5 * _MAX_LINES]:
+            complain(line)
+        if len(lines) > 5 * _MAX_LINES:
+            complain(f"... and {len(lines) - 5 * _MAX_LINES} more such lines; --json lists all")
+        if not arguments.json:
+            print(
+                f"{os.path.join(arguments.directory or arguments.output, os.fsdecode(archive.prefix))}: recovered "
+                f"{archive.files} whole files, {human_size(archive.content)}; "
+                f"{len(archive.partial)} partial, {len(archive.lost)} lost"
+            )
+    if result.unreadable:
+        complain(f"{arguments.archive}: {result.unreadable} bytes could not be read")
+    if result.unclaimed:
+        complain(f"{arguments.archive}: {result.unclaimed} zips were found that could not be given a place")
 
 
 def _add_diff(commands: Commands) -> None:

@@ -45,9 +45,9 @@ class Archive:
     Paths are bytes below the root, without a leading slash; the empty path is the root.
     """
 
-    def __init__(self, source: Source, cache_size: int = DEFAULT_CACHE) -> None:
+    def __init__(self, source: Source, cache_size: int = DEFAULT_CACHE, tree: Tree | None = None) -> None:
         self.source = source
-        self.tree = Tree(source)
+        self.tree = tree or Tree(source)
         self._cache: ByteCache[tuple[int, int], bytes | bytearray] = ByteCache(cache_size, len)
         self._rows: LRU[tuple[int, int], Rows] = LRU(256)
         self._streams: LRU[int, CheckpointedStream] = LRU(16)

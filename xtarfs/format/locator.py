@@ -71,6 +71,14 @@ def pack_text(text: bytes) -> bytes:
     return pack_block(text, level=0)
 
 
+def parse(text: bytes) -> Locator:
+    """Raises FormatError."""
+    try:
+        return _decoder.decode(text)
+    except msgspec.MsgspecError as error:
+        raise FormatError(f"locator: {error}") from None
+
+
 def find(tail: bytes, size: int) -> Locator | None:
     """The locator in the last bytes of an archive of `size`; None where none is whole and in its place."""
     end = len(tail) - len(tar.END)
@@ -82,7 +90,7 @@ def find(tail: bytes, size: int) -> Locator | None:
             if header.mark is None or header.mark.role != tar.ROLE_LOCATOR:
                 continue
             data = tail[at + tar.BLOCK : at + tar.BLOCK + header.size]
-            found = _decoder.decode(unpack_block(data[: block_length(data[:HEAD_SIZE])]))
+            found = parse(unpack_block(data[: block_length(data[:HEAD_SIZE])]))
             if found.at == size - len(tail) + at:  # or it is another archive's, stored in this one, which was cut off
                 return found
         except (FormatError, msgspec.MsgspecError):

@@ -22,7 +22,7 @@ PACK_LEVEL = 9
 
 _HEAD = struct.Struct("<4sIBBHHHI")
 _TAIL = struct.Struct("<II")
-_MAGIC = b"\x1f\x8b\x08\x04"
+SIGNATURE = b"\x1f\x8b\x08\x04"
 _XT = 0x5458
 HEAD_SIZE = _HEAD.size
 
@@ -31,7 +31,7 @@ def pack_block(text: bytes, level: int = PACK_LEVEL) -> bytes:
     """`text` as one gzip member with its own length in the header."""
     packed = codec.pack(text, level)
     length = _HEAD.size + len(packed) + _TAIL.size
-    head = _HEAD.pack(_MAGIC, 0, 0, 255, 8, _XT, 4, length)
+    head = _HEAD.pack(SIGNATURE, 0, 0, 255, 8, _XT, 4, length)
     return head + packed + _TAIL.pack(codec.crc32(text), len(text))
 
 
@@ -40,7 +40,7 @@ def block_length(head: bytes) -> int:
     if len(head) < _HEAD.size:
         raise FormatError("structure block: cut short")
     magic, _, _, _, extra, kind, four, length = _HEAD.unpack_from(head)
-    if (magic, extra, kind, four) != (_MAGIC, 8, _XT, 4) or not _HEAD.size + _TAIL.size < length <= _MAX_BLOCK:
+    if (magic, extra, kind, four) != (SIGNATURE, 8, _XT, 4) or not _HEAD.size + _TAIL.size < length <= _MAX_BLOCK:
         raise FormatError("structure block: not one")
     return int(length)
 

@@ -18,6 +18,7 @@ END = bytes(2 * BLOCK)
 
 REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = (bytes([c]) for c in b"0123456")
 PAX, PAX_GLOBAL, GNU_LONG_NAME, GNU_LONG_LINK = b"x", b"g", b"L", b"K"
+BEFORE = (PAX, PAX_GLOBAL, GNU_LONG_NAME, GNU_LONG_LINK)  # types of headers that say more of the one that follows
 
 XATTR_PREFIX = "SCHILY.xattr."
 
@@ -197,6 +198,11 @@ def parse(block: bytes) -> Header:
     return header
 
 
+def mark_of(block: bytes) -> Mark | None:
+    """The mark of what may be a header block; its checksum is not looked at."""
+    return Mark.parse(block[-_MARK.size :]) if len(block) == BLOCK else None
+
+
 def pack_pax(records: dict[str, bytes]) -> bytes:
     """`LENGTH KEY=VALUE\\n` lines, LENGTH counting itself; sorted, so that equal records give equal bytes."""
     out = bytearray()
@@ -261,7 +267,7 @@ def read_member(read_at: Callable[[int, int], bytes], at: int) -> Member | None:
             return None
         header = parse(block)
         data = at + BLOCK
-        if header.type not in (PAX, PAX_GLOBAL, GNU_LONG_NAME, GNU_LONG_LINK):
+        if header.type not in BEFORE:
             break
         if header.size > _MAX_PAX:
             raise FormatError("pax header: too long to be one")

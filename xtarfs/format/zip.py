@@ -253,6 +253,14 @@ def read_central(read_at: Callable[[int, int], bytes], start: int, end: int) -> 
         yield entry
 
 
+def read_listed(read_at: Callable[[int, int], bytes], at: int) -> Entry:
+    """The entry of the central directory that lies at `at`, its offset as written. Raises FormatError."""
+    raw = read_at(at, _CENTRAL.size)
+    if len(raw) < _CENTRAL.size:
+        raise FormatError("zip: central directory is broken")
+    return _parse_central(raw + read_at(at + _CENTRAL.size, sum(_CENTRAL.unpack(raw)[9:12])), 0)[0]
+
+
 _CENTRAL_WINDOW = 1 << 20
 _LONGEST_CENTRAL = _CENTRAL.size + 3 * LIMIT16
 
