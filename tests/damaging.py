@@ -12,6 +12,7 @@ from xtarfs.errors import DamagedError
 from xtarfs.format import chunks, member
 from xtarfs.format.records import FILE
 from xtarfs.reader import Archive
+from xtarfs.source import Source
 from xtarfs.tree import Node
 
 from . import trees
@@ -20,7 +21,7 @@ CHUNK = 4096
 Span = tuple[int, int]
 
 
-class MemorySource:
+class MemorySource(Source):
     """An archive's bytes, as the reader takes them."""
 
     def __init__(self, data: bytes) -> None:

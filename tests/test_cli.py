@@ -45,7 +45,8 @@ def test_not_an_archive(tmp_path: Path, command: list[str], what: str) -> None:
         path.write_bytes(content[what])
     point = tmp_path / "point"
     point.mkdir()
-    more = {"cat": ["x"], "extract": ["-C", point], "diff": [point], "mount": [point]}.get(command[0], [])
+    needs: dict[str, list[str | Path]] = {"cat": ["x"], "extract": ["-C", point], "diff": [point], "mount": [point]}
+    more = needs.get(command[0], [])
     done = xtar(*command, path, *more)
     assert done.returncode == 2
     assert str(path) in one_line(done.stderr)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from xtarfs.errors import DamagedError, NotAnArchive, SourceError, XtarError
 from xtarfs.format.records import FILE
 from xtarfs.reader import Archive
+from xtarfs.source import Source
 from xtarfs.verify import verify
 
 from .damaging import CHUNK, Sample, flipped, make_sample, opened, read_all, sample_tree
@@ -141,7 +142,7 @@ def test_noise_is_not_an_archive(noise: bytes) -> None:
 def test_a_failing_medium_is_an_error_for_its_range_alone(sample: Sample) -> None:
     span, path, content = next(found for found in sample.chunks if found[1] == b"d/large" and found[2][0] == 5 * CHUNK)
 
-    class Scratched:
+    class Scratched(Source):
         name, size = "scratched", len(sample.data)
 
         def read_at(self, offset: int, size: int) -> bytes:

@@ -20,6 +20,7 @@ from xtarfs.format.locator import Locator, Place
 from xtarfs.format.records import DEFLATE, DIRECTORY, FILE, Header, Record, Structure, new_record
 from xtarfs.format.tar import Mark
 from xtarfs.reader import Archive
+from xtarfs.source import Source
 from xtarfs.verify import verify
 
 from .damaging import opened
@@ -239,7 +240,7 @@ def test_a_locator_that_points_elsewhere(place: Structure) -> None:
 
 
 def test_the_source_is_never_asked_for_more_than_it_has() -> None:
-    class Strict:
+    class Strict(Source):
         name = "strict"
 
         def __init__(self, data: bytes) -> None:

@@ -37,7 +37,7 @@ from xtarfs.parity import open_parity
 from xtarfs.protect import protect
 from xtarfs.repair import RepairResult, repair
 from xtarfs.shards import Encoder, isal
-from xtarfs.source import FileSource
+from xtarfs.source import FileSource, Source
 
 PERCENTS = (1, 2, 5, 10, 33, 50, 100)
 relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -573,7 +573,7 @@ def test_out_is_written_for_a_sound_archive_too(tmp_path: Path) -> None:
 # Healing
 
 
-class BadSectors:
+class BadSectors(Source):
     """A source whose medium fails at some blocks, and that counts what is read."""
 
     def __init__(self, path: Path, bad: set[int]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .format import codec
 from .format.parity import BLOCK, SHEET, ZERO_CRC, checksums
 from .parity import Parity, read_padded
-from .source import Source
+from .source import Readable
 
 if TYPE_CHECKING:
     from .console import Advance
@@ -32,7 +32,7 @@ _TRIED = 8  # shifts known from before
 class Aligned:
     """A source whose shifted parts are read where they lie now. Raises SourceError where the medium fails."""
 
-    def __init__(self, source: Source, size: int, shifts: Shifts) -> None:
+    def __init__(self, source: Readable, size: int, shifts: Shifts) -> None:
         self.name = source.name
         self.size = size
         self._source = source
@@ -63,7 +63,7 @@ class Aligned:
         self._source.close()
 
 
-def align(source: Source, parity: Parity) -> Shifts:
+def align(source: Readable, parity: Parity) -> Shifts:
     """The shifts of an archive that lost or gained bytes in one place, by a few dozen reads.
 
     Where blocks at the end stand as far off as the sizes differ, and blocks at the start do not, the place is between.
@@ -117,7 +117,7 @@ class Survey:
         return self.sha256 is not None
 
 
-def survey(source: Source, parity: Parity, progress: Advance) -> Survey:
+def survey(source: Readable, parity: Parity, progress: Advance) -> Survey:
     """Checks every block, and looks for those that have moved, any number of times, within some megabytes."""
     walk = _Walk(source, parity)
     digest = hashlib.sha256()
@@ -135,7 +135,7 @@ def survey(source: Source, parity: Parity, progress: Advance) -> Survey:
 class _Walk:
     """Goes through the source sheet by sheet, and remembers by how much it was shifted last."""
 
-    def __init__(self, source: Source, parity: Parity) -> None:
+    def __init__(self, source: Readable, parity: Parity) -> None:
         layout = parity.layout
         self._source, self._parity, self._size = source, parity, layout.size
         self._groups = layout.groups

@@ -23,7 +23,7 @@ _TAR_MAGIC, _TAR_MAGIC_AT = b"ustar\x0000", 257
 _LONGEST = 1 << 20  # blocks over this size are tried only as long as few of them turn out to be none
 
 
-class Patient:
+class Patient(Source):
     """A source whose medium may fail: what cannot be read is zeros, and is not tried again."""
 
     def __init__(self, source: Source) -> None:

@@ -18,7 +18,7 @@ from .format import codec
 from .format.parity import BLOCK, checksums
 from .parity import Parity, read_padded
 from .shards import decoder
-from .source import Source
+from .source import Readable, Source
 
 _KEPT = 2048  # healed blocks: 8 MiB
 _RUN = 8  # groups rebuilt at once while reading: up to 8 MiB in memory
@@ -42,7 +42,7 @@ class _Case(NamedTuple):
     spare: tuple[int, ...]
 
 
-def rebuild(source: Source, parity: Parity, group: int, count: int, run: Map = map) -> Rebuilt:
+def rebuild(source: Readable, parity: Parity, group: int, count: int, run: Map = map) -> Rebuilt:
     """All damaged blocks of `count` groups from `group` on. `run` may be the map of a pool of threads.
 
     Takes (data + parity) * count blocks of memory.
@@ -53,7 +53,7 @@ def rebuild(source: Source, parity: Parity, group: int, count: int, run: Map = m
 class _Rebuild:
     """The blocks of a run of groups: member m of group `group + i` lies at tiles[m][i * BLOCK :]."""
 
-    def __init__(self, source: Source, parity: Parity, group: int, count: int) -> None:
+    def __init__(self, source: Readable, parity: Parity, group: int, count: int) -> None:
         self._layout = layout = parity.layout
         self._parity = parity
         self._group, self._count = group, count
@@ -132,7 +132,7 @@ class _Rebuild:
         return [decoded[member] for member in case.lost]
 
 
-class HealingSource:
+class HealingSource(Source):
     """An archive read through its parity: what the medium does not give is rebuilt, and on demand what it gives wrong.
 
     `size` is that of the sound archive, whatever is left of it. Sound ranges never wait for a rebuild.

@@ -24,14 +24,14 @@ from .format.parity import (
     parse_page,
     parse_sheet,
 )
-from .source import FileSource, Source
+from .source import FileSource, Readable
 
 _WINDOW = 256 * PAGE  # read at once while looking for pages
 _PROBES = 16
 _SHEETS_KEPT = 512  # parsed ones, each of 4 KB
 
 
-def read_padded(source: Source, offset: int, size: int) -> bytes:
+def read_padded(source: Readable, offset: int, size: int) -> bytes:
     """`size` bytes, zeros where the source ends, does not begin, or its medium fails."""
     if offset < 0:
         missing = min(size, -offset)
@@ -49,7 +49,7 @@ def read_padded(source: Source, offset: int, size: int) -> bytes:
 class Parity:
     """Answers by page number; what is damaged is None. Any number of threads may ask at once."""
 
-    def __init__(self, source: Source, layout: Layout, shifts: list[tuple[int, int]]) -> None:
+    def __init__(self, source: Readable, layout: Layout, shifts: list[tuple[int, int]]) -> None:
         """shifts: (page number, by how many bytes it and what follows it have moved), ascending."""
         self.name = source.name
         self.layout = layout
@@ -152,7 +152,7 @@ def open_parity(archive: str, path: str | None = None) -> Parity | None:
         raise
 
 
-def _probe(source: Source) -> Layout | None:
+def _probe(source: Readable) -> Layout | None:
     """The layout, if pages stand where they should: at both ends, or anywhere in a file of the right size."""
     whole = source.size // PAGE
     numbers = sorted({0, whole - 1} | {whole * i // _PROBES for i in range(_PROBES)}) if whole else []
@@ -169,7 +169,7 @@ def _probe(source: Source) -> Layout | None:
     return None
 
 
-def _found(source: Source) -> Iterator[tuple[int, Page]]:
+def _found(source: Readable) -> Iterator[tuple[int, Page]]:
     """Every sound page with the offset where it lies, in that order."""
     at = 0
     while at + PAGE <= source.size:
@@ -185,7 +185,7 @@ def _found(source: Source) -> Iterator[tuple[int, Page]]:
         at += spot if spot >= 0 else len(data) - PAGE + 1
 
 
-def _shifts(source: Source, layout: Layout) -> list[tuple[int, int]]:
+def _shifts(source: Readable, layout: Layout) -> list[tuple[int, int]]:
     shifts: list[tuple[int, int]] = []
     for at, page in _found(source):
         shift = at - page.number * PAGE

@@ -5,14 +5,15 @@ No byte leaves here before the CRC-32 of its chunk has been checked. Any number 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from lru import LRU
 
 from .cache import ByteCache
-from .errors import DamagedError, ElsewhereError, FormatError, NotFound, SourceError
+from .errors import DamagedError, ElsewhereError, FormatError, NotFound, SourceError, XtarError
 from .format import chunks, codec
 from .format.chunks import Rows
 from .format.member import method_of
@@ -25,6 +26,8 @@ from .tree import Node, Tree
 DEFAULT_CACHE = 64 << 20
 _WINDOW = 512  # rows of a chunk table that are read and kept together
 _MOST_OVERHEAD = 1024  # bytes by which packing may lengthen what does not shrink, at most
+ReadAt = Callable[[int, int], bytes]
+
 _BULK = 1 << 20  # bytes of content that a sequential pass unpacks at a time
 _MAX_UNCHUNKED = 8 << 20  # a larger member without chunks is unpacked through checkpoints instead of whole
 
@@ -55,12 +58,15 @@ class Archive:
     @classmethod
     def open(cls, path: str, *, cache_size: int = DEFAULT_CACHE) -> Archive:
         """Opens the archive at `path`. Raises SourceError, NotAnArchive."""
-        source = FileSource(path)
+        source, problem = _with_parity(FileSource(path))
         try:
-            return cls(source, cache_size)
+            archive = cls(source, cache_size)
         except BaseException:
             source.close()
             raise
+        if problem:
+            archive.tree.report(b"", problem)
+        return archive
 
     def __enter__(self) -> Archive:
         return self
@@ -179,6 +185,11 @@ class Archive:
                 ranges.append((piece.start, piece.end))
         return ranges
 
+    def was_healed(self, node: Node) -> bool:
+        """Whether any of a file's data had to be rebuilt from parity so far."""
+        node = self.data_node(node)
+        return self.source.was_healed(node.base + node.record.data, node.record.packed)
+
     def require_at_hand(self, node: Node) -> None:
         """Raises ElsewhereError if a file's data lies in another archive or volume."""
         record = self.data_node(node).record
@@ -208,13 +219,14 @@ class Archive:
         if not record.chunk:
             return bytes(self._read_unchunked(node, start, end, cached=False))
         first, last = start // record.chunk, (end - 1) // record.chunk
-        rows = self._read_rows(node, first, last, node.base + record.index)
-        return self._unpack_rows(node, rows, first, last)
+        read = self.source.read_at
+        rows = self._read_rows(node, first, last, node.base + record.index, read)
+        return self._unpack_rows(node, rows, first, last, read)
 
-    def _unpack_rows(self, node: Node, rows: Rows, first: int, last: int) -> bytes | bytearray:
+    def _unpack_rows(self, node: Node, rows: Rows, first: int, last: int, read: ReadAt) -> bytes | bytearray:
         """Chunks first..last from one stretch of packed data, each of them checked. Raises DamagedError."""
         at, stop = chunks_at(node.record, rows, first, last)
-        packed = self.source.read_at(node.base + node.record.data + at, stop - at)
+        packed = read(node.base + node.record.data + at, stop - at)
         return unpack_chunks(node.record, rows, first, last, packed)
 
     def _stored(self, node: Node, first: int, last: int) -> bytes | bytearray:
@@ -229,6 +241,19 @@ class Archive:
         return self._cache.get((node.base + node.record.data, number), lambda: self._load_chunk(node, number))
 
     def _load_chunk(self, node: Node, number: int) -> bytes | bytearray:
+        """A chunk as it lies in the archive or, where that is damaged, as parity gives it."""
+        for read in (self.source.read_at, self._heal_at):
+            with suppress(DamagedError):
+                return self._try_chunk(node, number, read)
+        raise self._damaged(node, number * node.record.chunk, min((number + 1) * node.record.chunk, node.record.size))
+
+    def _heal_at(self, offset: int, size: int) -> bytes:
+        data = self.source.heal(offset, size)
+        if data is None:
+            raise DamagedError("no parity that would suffice")
+        return data
+
+    def _try_chunk(self, node: Node, number: int, read: ReadAt) -> bytes | bytearray:
         """A chunk by either copy of its table, by itself or, where the offset between is damaged, with a neighbour."""
         record = node.record
         count = chunks.chunk_count(record.size, record.chunk)
@@ -237,15 +262,14 @@ class Archive:
                 if first < 0 or last >= count:
                     continue
                 with suppress(DamagedError):
-                    rows = (
-                        self._rows_for(node, number, table)
-                        if first == last
-                        else self._read_rows(node, first, last, table)
-                    )
-                    data = self._unpack_rows(node, rows, first, last)
+                    if first == last and read == self.source.read_at:
+                        rows = self._rows_for(node, number, table)
+                    else:
+                        rows = self._read_rows(node, first, last, table, read)
+                    data = self._unpack_rows(node, rows, first, last, read)
                     start = (number - first) * record.chunk
                     return data if first == last else data[start : start + record.chunk]
-        raise self._damaged(node, number * record.chunk, min((number + 1) * record.chunk, record.size))
+        raise DamagedError("chunk is damaged")
 
     def _tables_of(self, node: Node) -> list[int]:
         """Where the copies of a file's chunk table lie."""
@@ -253,33 +277,20 @@ class Archive:
         beside = node.base + record.index
         return [beside] if copies is None or record.table_copy == NO_COPY else [beside, copies + record.table_copy]
 
-    def _unpack(self, node: Node, packed: bytes, start: int, end: int, crc: int) -> bytes | bytearray:
-        data: bytes | bytearray = packed
-        if node.record.method == DEFLATE:
-            try:
-                data = codec.unpack(packed, end - start)
-            except DamagedError:
-                raise self._damaged(node, start, end) from None
-        if len(data) != end - start or codec.crc32(data) != crc:
-            raise self._damaged(node, start, end)
-        return data
-
     def _rows_for(self, node: Node, number: int, table: int) -> Rows:
         """The rows around chunk `number` of the chunk table at `table`."""
         window = number // _WINDOW
         rows: Rows | None = self._rows.get((table, window))
         if rows is None:
             last = min((window + 1) * _WINDOW, chunks.chunk_count(node.record.size, node.record.chunk)) - 1
-            rows = self._rows[table, window] = self._read_rows(node, window * _WINDOW, last, table)
+            rows = self._rows[table, window] = self._read_rows(node, window * _WINDOW, last, table, self.source.read_at)
         return rows
 
-    def _read_rows(self, node: Node, first: int, last: int, table: int) -> Rows:
+    def _read_rows(self, node: Node, first: int, last: int, table: int, read: ReadAt) -> Rows:
         record = node.record
         method = method_of(record)
         try:
-            return chunks.read_rows(
-                self.source.read_at, table, record.size, record.packed, record.chunk, method, first, last
-            )
+            return chunks.read_rows(read, table, record.size, record.packed, record.chunk, method, first, last)
         except FormatError as error:
             start, end = first * record.chunk, min((last + 1) * record.chunk, record.size)
             raise DamagedError(f"{show(node.path)}: {error}", ((start, end),)) from None
@@ -315,17 +326,41 @@ class Archive:
         return data
 
     def _load_whole(self, node: Node) -> bytes | bytearray:
-        record = node.record
-        packed = self.source.read_at(node.base + record.data, record.packed)
-        return self._unpack(node, packed, 0, record.size, record.crc)
+        record, at = node.record, node.base + node.record.data
+        for read in (self.source.read_at, self._heal_at):
+            with suppress(DamagedError):
+                return unpack_whole(record, read(at, record.packed))
+        raise self._damaged(node, 0, record.size)
 
     def _damaged(self, node: Node, start: int, end: int) -> DamagedError:
         self.tree.report_range(node.path, start, end)
         return DamagedError(f"{show(node.path)}: bytes {start} to {end} are damaged", ((start, end),))
 
 
+def _with_parity(source: FileSource) -> tuple[Source, str]:
+    """The source, healing if a parity file lies beside it; and what is wrong with that, if anything."""
+    if not os.path.exists(source.name + ".rec"):
+        return source, ""
+    from .heal import HealingSource
+    from .parity import open_parity
+
+    try:
+        parity = open_parity(source.name)
+        return (HealingSource(source, parity), "") if parity else (source, "")
+    except XtarError as error:
+        return source, f"parity is not used: {error}"
+
+
 def whole(record: Record) -> tuple[tuple[int, int], ...]:
     return ((0, record.size),)
+
+
+def unpack_whole(record: Record, packed: bytes) -> bytes | bytearray:
+    """The content of a file of one piece, checked. Raises DamagedError."""
+    data = codec.unpack(packed, record.size) if record.method == DEFLATE else packed
+    if len(data) != record.size or codec.crc32(data) != record.crc:
+        raise DamagedError("data does not match its checksum")
+    return data
 
 
 def chunks_at(record: Record, rows: Rows, first: int, last: int) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from .format.parity import BLOCK, MAX_SHARDS, SUFFIX
 from .heal import block_ranges, rebuild
 from .parity import Parity, open_parity, read_padded
 from .protect import write_parity
-from .source import FileSource, Source
+from .source import FileSource, Readable
 
 if TYPE_CHECKING:
     from .console import Advance
@@ -229,6 +229,6 @@ def _hurt_runs(hurt: bytearray, most: int) -> Iterator[tuple[int, int]]:
         at = end
 
 
-def _locator(source: Source | Draft, size: int) -> locator.Locator | None:
+def _locator(source: Readable | Draft, size: int) -> locator.Locator | None:
     start = max(0, size - locator.WINDOW)
     return locator.find(read_padded(source, start, size - start), size)

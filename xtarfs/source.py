@@ -9,19 +9,43 @@ from typing import Protocol
 from .errors import NotAnArchive, SourceError
 
 
-class Source(Protocol):
-    """What the reading side asks of a place where an archive lies."""
+class Readable(Protocol):
+    """Bytes by position; `size` of them. What parity and salvage ask of a file."""
+
+    name: str
+    size: int
+
+    def read_at(self, offset: int, size: int) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class Source:
+    """What the reading side asks of a place where an archive lies. `size` in bytes."""
 
     name: str
     size: int
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes from `offset`, fewer only at the end. Raises SourceError when the medium fails."""
+        raise NotImplementedError
 
-    def close(self) -> None: ...
+    def heal(self, offset: int, size: int) -> bytes | None:
+        """Bytes of a range as parity has them, for what failed its checksum; None where there is none that suffices.
+
+        They must be checked again: the parity may be of another archive of the same name.
+        """
+        return None
+
+    def was_healed(self, offset: int, size: int) -> bool:
+        """Whether any byte of a range had to come from parity so far."""
+        return False
+
+    def close(self) -> None:
+        """Nothing is read any more."""
 
 
-class FileSource:
+class FileSource(Source):
     """A regular file or block device, read with pread."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from lru import LRU
 
 from .cache import ByteCache
-from .errors import DamagedError, FormatError, NotADirectory, NotAnArchive, NotFound
+from .errors import DamagedError, FormatError, NotADirectory, NotAnArchive, NotFound, SourceError
 from .format import locator, structure, tar
 from .format.locator import Locator
 from .format.records import DIRECTORY, Header, Record, Structure, new_record, parse_header, parse_index, parse_records
@@ -139,11 +140,13 @@ class StructuredDirectory:
         catalogue = self._tree.catalogue
         if catalogue is not None:
             places.append(catalogue + self._place.catalogue + at)
-        for place in places:
-            try:
-                return structure.unpack_block(self._tree.source.read_at(place, length))
-            except FormatError:
-                self._tree.report(self._path, f"structure block at byte {place} is damaged")
+        source = self._tree.source
+        for read in (source.read_at, source.heal):
+            for place in places:
+                try:
+                    return structure.unpack_block(read(place, length) or b"")
+                except (FormatError, SourceError):
+                    self._tree.report(self._path, f"structure block at byte {place} is damaged")
         raise DamagedError(f"{self._tree.source.name}: no sound copy of the structure of {show(self._path)}")
 
 
@@ -231,8 +234,7 @@ class Tree:
 
     def _find_root(self) -> Node:
         size = self.source.size
-        window = min(size, locator.WINDOW)
-        self.locator = locator.find(self.source.read_at(size - window, window), size)
+        self.locator = self._find_locator(size, min(size, locator.WINDOW))
         if self.locator:
             if self.locator.xtar != structure.FORMAT:
                 version = escape(self.locator.xtar.encode())
@@ -255,6 +257,12 @@ class Tree:
             node.record = header.directory
             node.record.structure, node.record.packed = place, size
         return node
+
+    def _find_locator(self, size: int, window: int) -> Locator | None:
+        found = None
+        with suppress(SourceError):
+            found = locator.find(self.source.read_at(size - window, window), size)
+        return found or locator.find(self.source.heal(size - window, window) or b"", size)
 
     def _find_structure(self) -> Structure | None:
         """The root's structure by way of the tar headers: of an inner archive, or one that lost its locator."""

@@ -194,7 +194,9 @@ class FileSystem:
         except XtarError as error:
             return f"missing: {error}".encode()
         ranges = self.archive.damaged_ranges(node)
-        return b"damaged " + b" ".join(b"%d-%d" % r for r in ranges) if ranges else b"ok"
+        if ranges:
+            return b"damaged " + b" ".join(b"%d-%d" % r for r in ranges)
+        return b"repaired" if self.archive.was_healed(node) else b"ok"
 
     def report(self) -> bytes:
         """The damage met so far in this mount, as JSON."""
