@@ -45,6 +45,7 @@ def _add_build(commands: Commands) -> None:
     how.add_argument("--level", metavar="N", type=int, default=6, help="1 (fast) to 9 (small), default 6")
     how.add_argument("--chunk-size", metavar="SIZE", default="32KiB", help="a multiple of 4KiB, default 32KiB")
     how.add_argument("--jobs", metavar="N", type=int, default=0, help="worker threads, default one a processor")
+    how.add_argument("--redundancy", metavar="PERCENT", help="write a parity file beside it, as 'xtar protect' does")
     how.add_argument("--work-dir", metavar="DIR", default="", help="where temporary data goes (default: $TMPDIR)")
     parser.set_defaults(command=_build)
 
@@ -52,12 +53,15 @@ def _add_build(commands: Commands) -> None:
 def _build(arguments: argparse.Namespace) -> int:
     from xtarfs.console import progress
     from xtarfs.errors import UsageError
+    from xtarfs.parity_commands import parse_percent, protect_archive
 
     from .build import build, survey
 
     if arguments.output == "-":
         raise UsageError("-o -: an archive cannot be written to a pipe, because sizes are patched in; give a file name")
     options = _options(arguments)
+    if arguments.redundancy is not None and not 1 <= parse_percent(arguments.redundancy) <= 100:
+        raise UsageError(f"--redundancy {arguments.redundancy}: must be between 1 and 100")
     if arguments.dry_run:
         census, result = survey(arguments.directory, options)
         result.files, result.directories, result.others = census.files, census.directories, census.others
@@ -67,6 +71,8 @@ def _build(arguments: argparse.Namespace) -> int:
     with progress("xtar build") as advance:
         result = build(arguments.directory, arguments.output, options, advance)
     _tell(result, f"{arguments.output}: stored")
+    if arguments.redundancy is not None:
+        protect_archive(arguments.output, arguments.redundancy, arguments.force)
     return PARTLY if result.problems else DONE
 
 

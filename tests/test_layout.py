@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 # A module may import those of its own line and of the lines below it.
 ORDER = (
     ("cli",),
+    ("parity_commands",),
     ("recover", "mount", "extract", "verify", "diff", "listing", "repair"),
     ("salvage", "check", "restore", "selection", "protect"),
     ("remains",),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from . import __version__
 from .console import DONE, PARTLY, Commands, Parser, complain, progress, run
+from .parity_commands import add_protect, add_repair
 from .text import escape, path_fields, show
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def main(
     )
     parser.add_argument("--version", action="version", version=f"xtar {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for add in (*more, _add_list, _add_cat, _add_extract, _add_verify, _add_info, _add_diff, _add_mount, _add_umount):
+    reading = (_add_list, _add_cat, _add_extract, _add_verify, _add_info, _add_diff, _add_mount, _add_umount)
+    for add in (*more, *reading, add_protect, add_repair):
         add(commands)
     _add_recover(commands, rebuild)
     arguments, rest = parser.parse_known_args(argv)

@@ -6,7 +6,7 @@ No byte leaves here before the CRC-32 of its chunk has been checked. Any number 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -175,15 +175,7 @@ class Archive:
 
     def damaged_ranges(self, node: Node) -> list[tuple[int, int]]:
         """Reads the whole file and gives the half-open ranges of its content that cannot be had, merged."""
-        ranges: list[tuple[int, int]] = []
-        for piece in self.pieces(node):
-            if piece.error is None:
-                continue
-            if ranges and ranges[-1][1] == piece.start:
-                ranges[-1] = (ranges[-1][0], piece.end)
-            else:
-                ranges.append((piece.start, piece.end))
-        return ranges
+        return merged((piece.start, piece.end) for piece in self.pieces(node) if piece.error)
 
     def was_healed(self, node: Node) -> bool:
         """Whether any of a file's data had to be rebuilt from parity so far."""
@@ -242,10 +234,21 @@ class Archive:
 
     def _load_chunk(self, node: Node, number: int) -> bytes | bytearray:
         """A chunk as it lies in the archive or, where that is damaged, as parity gives it."""
-        for read in (self.source.read_at, self._heal_at):
-            with suppress(DamagedError):
-                return self._try_chunk(node, number, read)
-        raise self._damaged(node, number * node.record.chunk, min((number + 1) * node.record.chunk, node.record.size))
+        start, end = number * node.record.chunk, min((number + 1) * node.record.chunk, node.record.size)
+        return self._heal_where_damaged(node, start, end, lambda read: self._try_chunk(node, number, read))
+
+    def _heal_where_damaged(
+        self, node: Node, start: int, end: int, load: Callable[[ReadAt], bytes | bytearray]
+    ) -> bytes | bytearray:
+        """What load(read) gives of [start, end) from the archive or, if that raises DamagedError, from parity."""
+        with suppress(DamagedError):
+            return load(self.source.read_at)
+        try:
+            data = load(self._heal_at)
+        except DamagedError:
+            raise self._damaged(node, start, end) from None
+        self.tree.report_healed(node.path, start, end)
+        return data
 
     def _heal_at(self, offset: int, size: int) -> bytes:
         data = self.source.heal(offset, size)
@@ -327,10 +330,9 @@ class Archive:
 
     def _load_whole(self, node: Node) -> bytes | bytearray:
         record, at = node.record, node.base + node.record.data
-        for read in (self.source.read_at, self._heal_at):
-            with suppress(DamagedError):
-                return unpack_whole(record, read(at, record.packed))
-        raise self._damaged(node, 0, record.size)
+        return self._heal_where_damaged(
+            node, 0, record.size, lambda read: unpack_whole(record, read(at, record.packed))
+        )
 
     def _damaged(self, node: Node, start: int, end: int) -> DamagedError:
         self.tree.report_range(node.path, start, end)
@@ -349,6 +351,17 @@ def _with_parity(source: FileSource) -> tuple[Source, str]:
         return (HealingSource(source, parity), "") if parity else (source, "")
     except XtarError as error:
         return source, f"parity is not used: {error}"
+
+
+def merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Half-open ranges in order, those that touch or overlap as one."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def whole(record: Record) -> tuple[tuple[int, int], ...]:

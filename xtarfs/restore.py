@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from .attributes import Owners, drop_acls, lends_acl, set_attributes
 from .errors import DamagedError, FormatError
 from .format.records import BLOCK_DEVICE, CHARACTER, FIFO, SYMLINK, Record
-from .reader import Piece
+from .reader import Piece, merged
 from .results import Ranges
 from .tree import Node
 
@@ -182,7 +182,7 @@ def _write_content(fd: int, record: Record, pieces: Iterable[Piece], *, fill: bo
     end = 0
     for piece in pieces:
         if piece.error:
-            _extend(ranges, piece.start, piece.end)
+            ranges.append((piece.start, piece.end))
         elif not ranges or fill:
             digest.update(piece.data)
             for start, stop in _stretches(piece, record.holes):
@@ -193,14 +193,7 @@ def _write_content(fd: int, record: Record, pieces: Iterable[Piece], *, fill: bo
         os.ftruncate(fd, 0)
     if end < record.size:
         os.ftruncate(fd, record.size)
-    return tuple(ranges)
-
-
-def _extend(ranges: list[tuple[int, int]], start: int, end: int) -> None:
-    if ranges and ranges[-1][1] == start:
-        ranges[-1] = (ranges[-1][0], end)
-    else:
-        ranges.append((start, end))
+    return tuple(merged(ranges))
 
 
 def _stretches(piece: Piece, holes: Ranges) -> Iterator[tuple[int, int]]:

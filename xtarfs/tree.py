@@ -165,6 +165,7 @@ class Tree:
         self.tables: int | None = None
         self.locator: Locator | None = None
         self.damage: dict[tuple[bytes, str], None] = {}
+        self.healed: dict[bytes, set[tuple[int, int]]] = {}
         self.ranges: dict[bytes, set[tuple[int, int]]] = {}
         self._directories: LRU[bytes, Directory] = LRU(_CACHED_DIRECTORIES)
         self.root_path = b""
@@ -211,6 +212,10 @@ class Tree:
     def report(self, path: bytes, what: str) -> None:
         """Remembers damage that was met, for the user to see."""
         self.damage[path, what] = None
+
+    def report_healed(self, path: bytes, start: int, end: int) -> None:
+        """Remembers a stretch of a file's content that came from parity."""
+        self.healed.setdefault(path, set()).add((start, end))
 
     def report_range(self, path: bytes, start: int, end: int) -> None:
         """Remembers a damaged stretch of a file's content."""

@@ -20,11 +20,12 @@ from .format import codec, locator, member, structure, tar
 from .format.locator import Locator, Place
 from .format.records import FILE, Structure
 from .format.tar import Mark
-from .reader import Archive
+from .reader import Archive, merged
 from .text import show
 from .tree import Node, StructuredDirectory
 
 _PIECE = 1 << 20  # bytes of a structure file that are read at a time
+_HEALED = 4 << 20  # bytes that parity is asked for at a time
 _WORTH_A_FORK = 4 << 20  # a smaller archive is checked before another process has begun
 
 
@@ -121,33 +122,46 @@ class _Verification:
     def join(self, damage: dict[bytes, Damage]) -> None:
         """Takes what another process found."""
         for found in damage.values():
-            self._report(found.path, found.reason, found.ranges)
+            self._report(*found)
 
     def finish(self) -> VerifyResult:
         """The result, once all is joined."""
         self._further_names()
         for path, what in self._tree.damage:
             if path not in self.damage:
-                self._report(path, what)
+                self._report(path, (), what)
         self.result.damaged = [self.damage[path] for path in sorted(self.damage)]
+        if any(not damage.ranges for damage in self.result.damaged) and self._heals_everywhere():
+            self.result.damaged = [
+                damage if damage.ranges else damage._replace(repairable=True) for damage in self.result.damaged
+            ]
         return self.result
+
+    def _heals_everywhere(self) -> bool:
+        """Whether parity can restore the whole archive."""
+        heal = self._archive.source.heal
+        return all(heal(at, _HEALED) is not None for at in range(0, self._size, _HEALED))
 
     # -- results ---------------------------------------------------------------------------------------------
 
-    def _report(self, path: bytes, reason: str, ranges: tuple[tuple[int, int], ...] = ()) -> None:
+    def _report(self, path: bytes, ranges: tuple[tuple[int, int], ...], reason: str, repairable: bool = False) -> None:
         known = self.damage.get(path)
         if known:
             reason = known.reason if reason in known.reason else f"{known.reason}; {reason}"
-            ranges = tuple(sorted({*known.ranges, *ranges}))
-        self.damage[path] = Damage(path, ranges, reason)
+            ranges = tuple(merged({*known.ranges, *ranges}))
+            repairable = repairable and (known.repairable or not known.ranges)
+        self.damage[path] = Damage(path, ranges, reason, repairable)
 
     def _problem(self, node: Node, problem: Problem) -> None:
         """A member that is not as it should be; the reader says what of its content is lost."""
         if not problem.lost or node.record.type != FILE:
-            self._report(node.path, problem.reason)
+            self._report(node.path, (), problem.reason)
             return
-        ranges = tuple(self._archive.damaged_ranges(node))
-        self._report(node.path, problem.reason if ranges else f"{problem.reason}, but it can be read", ranges)
+        lost = self._archive.damaged_ranges(node)
+        healed = self._tree.healed.get(node.path, set())
+        ranges = tuple(merged({*lost, *healed}))
+        reason = problem.reason if ranges else f"{problem.reason}, but it can be read"
+        self._report(node.path, ranges, reason, bool(healed) and not lost)
 
     def _further_names(self) -> None:
         """Names of hard links whose data, under another name, is lost in part."""
@@ -161,7 +175,7 @@ class _Verification:
             except XtarError:
                 continue
             if holder and holder.ranges:
-                self._report(node.path, f"its data lies in {show(holder.path)}", holder.ranges)
+                self._report(node.path, holder.ranges, f"its data lies in {show(holder.path)}", holder.repairable)
 
     def _count(self, node: Node) -> None:
         if node.record.type == FILE:
@@ -198,7 +212,7 @@ class _Verification:
         try:
             return next(level.children, None)
         except DamagedError as error:
-            self._report(level.node.path, str(error))
+            self._report(level.node.path, (), str(error))
             level.broken = True
             return None
 
@@ -206,7 +220,7 @@ class _Verification:
         """A directory's first members; None if it has no structure and its members were checked for themselves."""
         directory = self._tree.directory(node)
         if not isinstance(directory, StructuredDirectory):
-            self._report(node.path, "both copies of its structure are damaged")
+            self._report(node.path, (), "both copies of its structure are damaged")
             self._loose(node)
             return None
         header = directory.header()
@@ -215,7 +229,7 @@ class _Verification:
         if node.path == b"" and facts:
             self._own(level, facts.intro, tar.ROLE_INTRO)
         elif node.path == b"" and not level.path:
-            self._report(b"", "its locator is damaged or missing")
+            self._report(b"", (), "its locator is damaged or missing")
             level.broken = True
         self._expect(level, member.self_entry(node.record, level.mark(tar.ROLE_SELF)), "the entry ./")
         return level
@@ -241,7 +255,7 @@ class _Verification:
         """The members that only an outermost archive has."""
         self._own(level, facts.catalogue, tar.ROLE_CATALOGUE)
         if self._catalogue != facts.catalogue.size:
-            self._report(b"", "the catalogue holds more than the structures of the tree")
+            self._report(b"", (), "the catalogue holds more than the structures of the tree")
         self._own(level, facts.tables, tar.ROLE_TABLES)
         self._own(level, facts.origin, tar.ROLE_ORIGIN)
         at = facts.at + tar.BLOCK
@@ -249,14 +263,14 @@ class _Verification:
         block = self._read(at, length)
         self._own(level, Place(at, length, ""), tar.ROLE_LOCATOR)
         if locator.pack_text(structure.unpack_block(block)) != block:
-            self._report(b"", "its locator is damaged")
+            self._report(b"", (), "its locator is damaged")
 
     def _place(self, level: _Level, at: int) -> None:
         """The next member begins at `at`: what was held ends there, or everything before is accounted for already."""
         node, level.held = level.held, None
         if node is None:
             if level.position != at and not level.broken:
-                self._report(level.node.path, f"bytes {level.position} to {at} of the archive belong to nothing")
+                self._report(level.node.path, (), f"bytes {level.position} to {at} of the archive belong to nothing")
             level.position = at
             return
         start = level.start + node.record.at
@@ -270,7 +284,7 @@ class _Verification:
 
     def _expect(self, level: _Level, expected: bytes, what: str) -> None:
         if self._read(level.position, len(expected)) != expected:
-            self._report(level.node.path, f"{what} is damaged")
+            self._report(level.node.path, (), f"{what} is damaged")
         level.position += len(expected)
 
     def _nested_head(self, level: _Level, node: Node) -> None:
@@ -280,7 +294,7 @@ class _Verification:
             head = member.directory_head(record, name, level.mark(tar.ROLE_DIRECTORY))
             if record.at + len(head) == record.data and self._read(level.start + record.at, len(head)) == head:
                 return
-        self._report(node.path, "its tar header is damaged")
+        self._report(node.path, (), "its tar header is damaged")
 
     def _own(self, level: _Level, place: Place, role: bytes) -> None:
         """A member of the archive's own whose data must lie at `place`: its header, padding and CRC-32."""
@@ -293,9 +307,9 @@ class _Verification:
             sound = False
         level.position = place.at + place.size
         if not sound:
-            self._report(level.node.path, f"the tar header of {what} is damaged")
+            self._report(level.node.path, (), f"the tar header of {what} is damaged")
         if place.crc32 and self._crc32(place) != place.crc32:
-            self._report(level.node.path, f"{what} is damaged")
+            self._report(level.node.path, (), f"{what} is damaged")
         self._expect(level, bytes(tar.padding(place.size)), f"the padding behind {what}")
 
     def _crc32(self, place: Place) -> str:
@@ -322,12 +336,12 @@ class _Verification:
             self.result.identifier = digest
             wanted = self._tree.locator.id if self._tree.locator else digest
         if digest != wanted:
-            self._report(node.path, "its structure file is damaged")
+            self._report(node.path, (), "its structure file is damaged")
         copy = self._tree.catalogue
         if copy is None:
             return
         if place.catalogue != self._catalogue or self._sha256(copy + place.catalogue, place.size) != wanted:
-            self._report(node.path, "the copy of its structure in the catalogue is damaged")
+            self._report(node.path, (), "the copy of its structure in the catalogue is damaged")
 
     # -- archives without structure --------------------------------------------------------------------------
 
@@ -338,7 +352,7 @@ class _Verification:
             if node.record.type == FILE and not node.record.link and self._checker.is_next():
                 ranges = tuple(self._archive.damaged_ranges(node))
                 if ranges:
-                    self._report(node.path, "its data is damaged", ranges)
+                    self._report(node.path, ranges, "its data is damaged")
 
 
 _NAMES = {

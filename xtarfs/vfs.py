@@ -16,7 +16,7 @@ from lru import LRU
 
 from .errors import NotADirectory, NotFound, XtarError
 from .format.records import FILE, SYMLINK, Record
-from .reader import Archive
+from .reader import Archive, merged
 from .text import path_fields
 from .tree import Node
 
@@ -202,8 +202,12 @@ class FileSystem:
         """The damage met so far in this mount, as JSON."""
         tree = self.archive.tree
         damaged = [
-            {**path_fields(path), "ranges": sorted(ranges), "repairable": False}
+            {**path_fields(path), "ranges": merged(ranges), "repairable": False}
             for path, ranges in list(tree.ranges.items())
+        ]
+        damaged += [
+            {**path_fields(path), "ranges": merged(ranges), "repairable": True}
+            for path, ranges in list(tree.healed.items())
         ]
         structure = [{**path_fields(path), "what": what} for path, what in list(tree.damage)]
         more = max(len(damaged) - _MAX_REPORT, 0) + max(len(structure) - _MAX_REPORT, 0)
