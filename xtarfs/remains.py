@@ -190,7 +190,7 @@ class Remains:
                 votes[found.ino][split(path)[0]] += 2 if self._twice(path) else 1
         for ino, counter in votes.items():
             path, most = counter.most_common(1)[0]
-            if most > 1 and path not in self.folders:
+            if most > 1 and self.folder(path).ino is None:
                 self._know(path, ino)
         selves = {found.at: found.ino for found in self._selves.values()}
         nested = [found for found in self.found.members if found.role == tar.ROLE_DIRECTORY and found.data in selves]

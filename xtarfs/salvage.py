@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from .errors import DamagedError, FormatError
-from .format import chunks, codec, member
+from .format import chunks, codec, member, zip
 from .format.chunks import Rows
 from .format.records import DEFLATE, Record
 from .reader import Archive, Piece, chunks_at, unpack_chunks, whole
@@ -62,8 +62,7 @@ class Salvaged(Archive):
         self._require_readable(node)
         if not node.record.size:
             return iter(())
-        pieces = _unless_all_lost(self._found(node), node.record)
-        return pieces if node.record.sha256 else _checked(pieces, node.record)
+        return _checked(_unless_all_lost(self._found(node), node.record), node.record)
 
     def _found(self, node: Node) -> Iterator[Piece]:
         record = node.record
@@ -99,8 +98,9 @@ class Salvaged(Archive):
         record, place = node.record, self.remains.place(node.path, node.record)
         if record.method == DEFLATE or place is None:
             return None
-        if not record.chunk:
-            return codec.crc32(self.source.read_at(place, record.packed)) == record.crc
+        if not record.chunk:  # a large file, then, has lost its table, and too much may be damaged in it
+            sound = record.packed <= _READ and codec.crc32(self.source.read_at(place, record.packed)) == record.crc
+            return sound or None
         number = (at - place) // record.chunk
         data = self.source.read_at(place + number * record.chunk, record.chunk)[: record.size - number * record.chunk]
         rows = self.mender(node).rows(number)
@@ -112,7 +112,7 @@ class Salvaged(Archive):
         tables = [place - record.data + record.index for place in places]
         if not self.remains.is_extra(node.path, record):
             tables += [table + record.table_copy for table in self.remains.tables]
-        return Mender(self.source, record, places, tables)
+        return Mender(self.source, node, places, tables)
 
 
 def _unless_all_lost(pieces: Iterator[Piece], record: Record) -> Iterator[Piece]:
@@ -146,14 +146,18 @@ def _lost(start: int, end: int) -> DamagedError:
 
 
 class Mender:
-    """Looks for the parts of one file that are not where they should be. places: where its data may begin."""
+    """Looks for the parts of one file that are not where they should be.
 
-    def __init__(self, source: Source, record: Record, places: list[int], tables: list[int]) -> None:
+    places: where its data may begin; tables: where copies of its chunk table may.
+    """
+
+    def __init__(self, source: Source, node: Node, places: list[int], tables: list[int]) -> None:
         self._source = source
-        self._record = record
+        self._path, self._record = node.path, node.record
         self._places = places
-        self._tables = tables
+        self._tables = [table for table in dict.fromkeys(tables) if self._begins(table)]
         self._swept: dict[tuple[int, int], int] | None = None
+        self._sound_table: int | None = None
         self._tried = False
         self._whole: int | None = None  # the place from where on all of it unpacks
 
@@ -191,14 +195,39 @@ class Mender:
         if record.method != DEFLATE or (_agree(copies) and len(self._places) < 2):
             return None
         size = min(record.size - number * record.chunk, record.chunk)
-        for rows in copies:
-            start = self._sweep().get((rows.crcs[0], size))
-            if start is not None:
-                return zlib.decompressobj(-15).decompress(self._source.read_at(start, _most(size)), size)
-        return None
+        crc = self._checksum(copies)
+        start = self._sweep().get((crc, size)) if crc is not None else None
+        return None if start is None else _unpack_some(self._source.read_at(start, _most(size)), size)
+
+    def _checksum(self, copies: list[Rows]) -> int | None:
+        """A chunk's CRC-32 if it is sure that it is this chunk's: in a table that lost a part, it may be another's."""
+        crcs = [rows.crcs[0] for rows in copies]
+        agreed = next((crc for crc in crcs if crcs.count(crc) > 1), None)
+        if agreed is not None:
+            return agreed
+        if self._sound_table is None:
+            self._sound_table = next((number for number, at in enumerate(self._tables) if self._is_sound(at)), -1)
+        return crcs[self._sound_table] if 0 <= self._sound_table < len(crcs) else None
+
+    def _begins(self, table: int) -> bool:
+        record = self._record
+        try:
+            return chunks.read_chunk_size(self._source.read_at, table, record.size, record.packed) == record.chunk
+        except FormatError:
+            return False
+
+    def _is_sound(self, table: int) -> bool:
+        """Whether a chunk table is what the local header before it says."""
+        record, read = self._record, self._source.read_at
+        method = member.method_of(record)
+        try:
+            entry, data = zip.read_local(read, table - len(zip.hidden_header(zip.table_name(self._path, method), 0, 0)))
+        except FormatError:
+            return False
+        return data == table and codec.crc32(read(table, entry.size)) == entry.crc32
 
     def rows(self, number: int) -> list[Rows]:
-        """What the copies of the chunk table say of one chunk, each answer once."""
+        """What the copies of the chunk table say of one chunk."""
         record = self._record
         method = member.method_of(record)
         found: list[Rows] = []
@@ -213,7 +242,7 @@ class Mender:
         return found
 
     def _sweep(self) -> dict[tuple[int, int], int]:
-        """Where each chunk that can be unpacked begins, by its content's CRC-32 and size: all starts there may be."""
+        """Where chunks begin, by CRC-32 and size of the content: all that can be unpacked behind a flush."""
         if self._swept is None:
             self._swept = {}
             for start in self._starts():
