@@ -85,6 +85,7 @@ def progress(what: str, total: int = 0) -> Iterator[Advance]:
         return
     from tqdm import tqdm
 
+    tqdm.monitor_interval = 0  # its thread would keep extract and verify from forking
     with tqdm(desc=what, total=total or None, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
 
         def advance(size: int, total: int = 0) -> None:

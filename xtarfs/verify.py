@@ -54,8 +54,8 @@ class VerifyResult:
     damaged: list[Damage] = field(default_factory=list)
 
 
-def verify(archive: Archive, progress: Callable[[int], None] = lambda done: None, jobs: int = 0) -> VerifyResult:
-    """Checks a whole archive. progress(bytes of the archive done) is called as it goes.
+def verify(archive: Archive, progress: Callable[[int], None] = lambda size: None, jobs: int = 0) -> VerifyResult:
+    """Checks a whole archive. progress(bytes of the archive done since the last call) is called as it goes.
 
     jobs: processes that share the work, 0 for one per processor. They are forked, so no other thread should be busy
     then. Damage is in the result, sorted by path. Raises SourceError where the medium fails.
@@ -64,7 +64,7 @@ def verify(archive: Archive, progress: Callable[[int], None] = lambda done: None
     count = jobs if archive.source.size > _WORTH_A_FORK else 1
     helpers = [Helper(_Verification(archive, (index, count), jobs, _no_progress).run) for index in range(1, count)]
     try:
-        run = _Verification(archive, (0, count), jobs, progress)
+        run = _Verification(archive, (0, count), jobs, _steps(progress))
         run.run()
         for helper in helpers:
             run.join(helper.result())
@@ -72,6 +72,19 @@ def verify(archive: Archive, progress: Callable[[int], None] = lambda done: None
         for helper in helpers:
             helper.end()
     return run.finish()
+
+
+def _steps(progress: Callable[[int], None]) -> Callable[[int], None]:
+    """Takes how far the archive is done, and tells `progress` how much further that is."""
+    done = 0
+
+    def reached(at: int) -> None:
+        nonlocal done
+        if at > done:
+            progress(at - done)
+            done = at
+
+    return reached
 
 
 def _no_progress(done: int) -> None:
