@@ -20,7 +20,7 @@ from builder.cli import main
 from builder.compress import Settings
 from xtarfs.errors import NotAnArchive, SourceError
 from xtarfs.reader import Archive
-from xtarfs.recover import RecoverResult, recover
+from xtarfs.recover import Recovered, RecoverResult, recover
 
 from . import trees
 from .damaging import MemorySource
@@ -90,7 +90,11 @@ def attempt(tree: Path, tmp_path: Path) -> Iterator[Callable[[bytes], RecoverRes
 
 def check(result: RecoverResult, tree: Path, out: Path) -> None:
     """Every byte delivered is the source's at that place; what is called whole is; nothing else is there."""
-    (account,) = result.archives
+    for account in result.archives:
+        check_one(account, tree, out / os.fsdecode(account.prefix))
+
+
+def check_one(account: Recovered, tree: Path, out: Path) -> None:
     partial = dict(account.partial)
     whole = 0
     for folder, names, files in os.walk(os.fsencode(out)):
@@ -335,11 +339,29 @@ def test_two_archives_on_one_image_are_kept_apart(tmp_path: Path) -> None:
         assert trees.differences(expected, found) == []
 
 
-def test_the_same_archive_twice_is_not_mixed(sound: bytes, tree: Path, tmp_path: Path) -> None:
-    result = recover(MemorySource(sound + sound), str(tmp_path / "out"))
-    tag = result.archives[0].tag
-    for name in (tag, f"{tag}-2"):
-        assert trees.differences(trees.snapshot(tree), trees.snapshot(tmp_path / "out" / name)) == []
+def test_archives_that_share_a_tag_are_kept_apart(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    for number in range(9):
+        trees.write(root / f"f{number}", trees.noise(50_000 * number, number))
+    trees.set_times(root)
+    old, first = packed(root), trees.snapshot(root)
+    times = os.stat(root / "f5")
+    trees.write(root / "f5", trees.noise(250_000, 99), mtime_ns=times.st_mtime_ns)
+    trees.set_times(root)
+    new, second = packed(root), trees.snapshot(root)
+    result = recover(MemorySource(new + old), str(tmp_path / "out"))
+    (tag,) = {account.tag for account in result.archives}
+    assert trees.differences(second, trees.snapshot(tmp_path / "out" / tag)) == []
+    assert trees.differences(first, trees.snapshot(tmp_path / "out" / f"{tag}-2")) == []
+
+
+def test_two_copies_make_up_for_each_other(sound: bytes, before: Snapshot, attempt: Attempt, tmp_path: Path) -> None:
+    half = len(sound) // 2
+    result = attempt(zeroed(sound, (0, half)) + trees.noise(777) + zeroed(sound, (half + 50_000, len(sound))))
+    assert result.archives[0].lost == []
+    assert result.archives[0].partial == []
+    assert len(trees.snapshot(tmp_path / "out")) == len(before)
 
 
 @pytest.fixture(scope="module")
@@ -445,8 +467,7 @@ def test_any_damage(little: tuple[Path, bytes], tmp_path: Path, damage: list[tup
     except NotAnArchive:
         assert not out.exists()
         return
-    if len(result.archives) == 1:
-        check(result, root, out)
+    check(result, root, out)
 
 
 # -- the command -----------------------------------------------------------------------------------------------

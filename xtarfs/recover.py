@@ -168,11 +168,7 @@ def salvage(source: Patient, progress: Callable[[int], None] = lambda size: None
     parts = _parts(finds, runs, locators)
     if not parts:
         raise NotAnArchive(f"{source.name}: nothing in it is recognised as an archive or a part of one")
-    claimed = {
-        entry.data: (part.tag, entry.path, entry.crc)
-        for part in (parts if len(parts) > 1 else ())
-        for entry in part.found.locals
-    }
+    claimed = {entry.data: (part.tag, entry.path, entry.crc) for part in parts for entry in part.found.locals}
     archives: list[tuple[_Part, Salvaged]] = []
     for part in parts:
         remains = Remains(source, part.tag, part.found, part.runs, part.locators, claimed)
@@ -195,7 +191,7 @@ def _runs(finds: Finds) -> tuple[list[Run], list[list[Block]], list[tuple[int, L
             blocks = None
         end = block.at + block.length
         if text.header:
-            runs.append(Run(block.at, text.header, [block] if text.first is not None else []))
+            runs.append(Run(block.at, block.text, text.header, [block] if text.first is not None else []))
             blocks = runs[-1].blocks if text.first is None and text.header.children else None
         elif text.first is not None:
             if blocks is None:
@@ -210,13 +206,16 @@ def _runs(finds: Finds) -> tuple[list[Run], list[list[Block]], list[tuple[int, L
 
 
 def _parts(finds: Finds, runs: list[Run], locators: list[tuple[int, Locator]]) -> list[_Part]:
-    """One for each archive, in the order in which they lie: what bears the same tag, but for copies of an archive."""
+    """One for each archive, in the order in which they lie: what bears the same tag and does not contradict itself.
+
+    Copies of one archive are one: each can make up for what the others have lost.
+    """
     parts = []
     for tag in {*finds.tagged, *(bytes.fromhex(run.header.tag) for run in runs)}:
         found = finds.tagged.get(tag, Tagged())
         own = [run for run in runs if run.header.tag == tag.hex()]
         facts = [(at, locator) for at, locator in locators if locator.tag == tag.hex()]
-        cuts = [0, *_cuts(found), 1 << 63]
+        cuts = [0, *(_cuts(found) if _contradict(own, facts, finds) else ()), 1 << 63]
         for start, end in pairwise(cuts):
             share = Tagged(
                 [m for m in found.members if start <= m.at < end],
@@ -234,11 +233,22 @@ def _parts(finds: Finds, runs: list[Run], locators: list[tuple[int, Locator]]) -
     return sorted(parts, key=lambda part: part.places[0])
 
 
+def _contradict(runs: list[Run], facts: list[tuple[int, Locator]], finds: Finds) -> bool:
+    """Whether this is of several archives: of a tree whose content changed without its times and sizes."""
+    if len({locator.id for _, locator in facts}) > 1:
+        return True
+    seen: dict[tuple[bytes, bytes | None], int] = {}
+    for run in runs:
+        texts = {(run.header.raw_path, finds.texts[block.text].first): block.text for block in run.blocks}
+        texts[run.header.raw_path, None] = run.text
+        if any(seen.setdefault(key, text) != text for key, text in texts.items()):
+            return True
+    return False
+
+
 def _cuts(found: Tagged) -> list[int]:
-    """Where one copy of an archive ends and the next begins; none if there is one only, in whatever order it lies."""
+    """Where one archive ends and the next begins, if their numbers start anew."""
     selves = [m for m in found.members if m.role == tar.ROLE_SELF]
-    if len({m.ino for m in selves}) == len(selves):
-        return []
     cuts = {m.at for m in found.members if m.role == tar.ROLE_INTRO}
     cuts |= {m.at + tar.BLOCK for m in found.members if m.role == tar.ROLE_LOCATOR}
     cuts |= {after.at for before, after in pairwise(selves) if after.ino <= before.ino}

@@ -30,9 +30,10 @@ _OWN_CONTENT = tar.ROLE_FILE + tar.ROLE_DIRECTORY + tar.ROLE_NATIVE
 
 @dataclass(slots=True)
 class Run:
-    """A structure file, or its copy, as far as it was found: the header and the blocks of records behind it."""
+    """A structure file, or its copy, as far as it was found: the header, text `text`, and the blocks of records."""
 
     at: int
+    text: int
     header: Header
     blocks: list[Block] = field(default_factory=list)
 
