@@ -93,7 +93,6 @@ def joined(ranges: Ranges) -> list[tuple[int, int]]:
     return list(zip(sorted(starts - ends), sorted(ends - starts), strict=True))
 
 
-
 def place_of(places: list[Place], at: int) -> Place | None:
     index = bisect_right(places, at, key=lambda place: place.at) - 1
     return places[index] if index >= 0 and at < places[index].end else None
