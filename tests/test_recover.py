@@ -7,7 +7,9 @@ import os
 import random
 import shutil
 import stat
+import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,9 +20,12 @@ from hypothesis import strategies as st
 from builder.build import Options, build
 from builder.cli import main
 from builder.compress import Settings
+from xtarfs.carve import Patient
 from xtarfs.errors import NotAnArchive, SourceError
+from xtarfs.format import structure, tar
+from xtarfs.format.zip import CENTRAL_SIGNATURE, LOCAL_SIGNATURE
 from xtarfs.reader import Archive
-from xtarfs.recover import Recovered, RecoverResult, recover
+from xtarfs.recover import Recovered, RecoverResult, recover, salvage
 
 from . import trees
 from .damaging import MemorySource
@@ -468,6 +473,24 @@ def test_any_damage(little: tuple[Path, bytes], tmp_path: Path, damage: list[tup
         assert not out.exists()
         return
     check(result, root, out)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        LOCAL_SIGNATURE,
+        CENTRAL_SIGNATURE,
+        structure.pack_block(b"x" * 1000)[:16] + struct.pack("<I", 1 << 20),
+        b"ustar\x0000",
+        tar.pack(tar.Header(b"n", 1 << 24, tar.PAX, mark=tar.Mark(b"tagged", 1, b"f"))),
+    ],
+    ids=["local", "central", "block", "magic", "pax"],
+)
+def test_signatures_without_end_cost_little(pattern: bytes) -> None:
+    start = time.process_time()
+    with pytest.raises(NotAnArchive):
+        salvage(Patient(MemorySource(pattern * (2_000_000 // len(pattern)))))
+    assert time.process_time() - start < 10
 
 
 # -- the command -----------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ _SECTOR = 4096  # what a medium that fails loses at once
 _WINDOW = 8 << 20
 _MARGIN = 256 << 10  # read beyond a window, so that few finds reach over its end
 _TAR_MAGIC, _TAR_MAGIC_AT = b"ustar\x0000", 257
-_LONGEST = 1 << 20  # blocks over this size are tried only as long as few of them turn out to be none
 
 
 class Patient(Source):
@@ -142,7 +141,7 @@ class _Carver:
         self._texts: dict[bytes, int] = {}  # by digest of the block
         self._start, self._window = 0, b""
         self._headers_end = 0  # the headers before are part of a member that was found
-        self._patience = source.size  # bytes that may be unpacked in vain
+        self._patience = source.size + _WINDOW  # bytes that may yet be looked at in vain, whatever lengths are claimed
 
     def run(self, progress: Callable[[int], None]) -> Finds:
         for start in range(0, self._source.size, _WINDOW):
@@ -186,42 +185,48 @@ class _Carver:
         header = tar.parse(block)
         data = at + tar.BLOCK
         if header.type in tar.BEFORE:
+            if self._patience < header.size:
+                return
+            self._patience -= header.size
             found = tar.read_member(self._read, at)
             if found is None or found.header.mark != mark:
                 return
             header, data = found.header, found.data
+            self._patience += header.size
         elif len(header.name) == 100 and header.type != tar.REGULAR:
             return  # the header that had the whole name is lost
         self._headers_end = data
         self._of(mark.tag).members.append(Member(at, data, header.size, mark.ino, mark.role, header.name))
 
     def _local(self, at: int) -> None:
+        if not zip.bears_tag(self._read, at):
+            return
         entry, data = zip.read_local(self._read, at)
         if entry.tag is not None:
             self._of(entry.tag).locals.append(Zip(at, data, entry.name, entry.crc32))
 
     def _central(self, at: int) -> None:
+        if not zip.bears_tag(self._read, at):
+            return
         entry = zip.read_listed(self._read, at)
         if entry.tag is not None:
             self._of(entry.tag).centrals.append(Zip(at, at, entry.name, entry.crc32))
 
     def _block(self, at: int) -> None:
         length = structure.block_length(self._read(at, structure.HEAD_SIZE))
-        if length > _LONGEST and self._patience < length:
+        if self._patience < length:
             return
+        self._patience -= length
         raw = self._read(at, length)
         digest = codec.sha256(raw)
         number = self._texts.get(digest)
         if number is None:
-            try:
-                text = structure.unpack_block(raw)
-            except FormatError:
-                self._patience -= length
-                raise
+            text = structure.unpack_block(raw)
             number = len(self._finds.texts)
             self._finds.texts.append(_understand(text))
             self._texts[digest] = number
         self._finds.blocks.append(Block(at, length, number))
+        self._patience += length
 
 
 def _understand(text: bytes) -> Text:

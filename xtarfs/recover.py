@@ -79,6 +79,7 @@ class RecoverResult:
             ],
             "lost": paths("lost"),
             "incomplete": paths("incomplete"),
+            "guessed": paths("guessed"),
             "unclaimed": self.unclaimed,
             "unreadable": self.unreadable,
         }
@@ -211,9 +212,11 @@ def _parts(finds: Finds, runs: list[Run], locators: list[tuple[int, Locator]]) -
     Copies of one archive are one: each can make up for what the others have lost.
     """
     parts = []
-    for tag in {*finds.tagged, *(bytes.fromhex(run.header.tag) for run in runs)}:
+    of: dict[bytes, list[Run]] = {tag: [] for tag in finds.tagged}
+    for run in runs:
+        of.setdefault(bytes.fromhex(run.header.tag), []).append(run)
+    for tag, own in of.items():
         found = finds.tagged.get(tag, Tagged())
-        own = [run for run in runs if run.header.tag == tag.hex()]
         facts = [(at, locator) for at, locator in locators if locator.tag == tag.hex()]
         cuts = [0, *(_cuts(found) if _contradict(own, facts, finds) else ()), 1 << 63]
         for start, end in pairwise(cuts):

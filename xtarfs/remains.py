@@ -307,8 +307,8 @@ class Remains:
         folder = self.folders.get(path) or Folder()
         record = folder.extra.get(name)
         if record is None:
-            blocks = [block for first, block in folder.blocks if first <= name]
-            record = next((r for block in blocks for r in self.records(block) if r.raw_name == name), None)
+            _, block = max((pair for pair in folder.blocks if pair[0] <= name), default=(name, None))
+            record = next((r for r in self.records(block) if r.raw_name == name), None) if block else None
         return Node(record, 0, path + b"/" + name if path else name) if record else None
 
     def files(self) -> Iterator[Node]:

@@ -37,6 +37,8 @@ _UNIX = 3 << 8
 _CENTRAL_START = CENTRAL_SIGNATURE + struct.pack("<H", _UNIX | 30)
 _OWN = struct.Struct("<B6sIH")
 _OWN_VERSION = 1
+_OWN_START = _EXTRA.pack(_XTAR, _OWN.size) + bytes([_OWN_VERSION])
+_LONGEST_EXTRA = 256  # four times what headers of ours have
 MAX_NAME = LIMIT16 - 64  # leaves room for the chunk table's longer name
 
 
@@ -251,6 +253,17 @@ def read_central(read_at: Callable[[int, int], bytes], start: int, end: int) -> 
         entry, position = _parse_central(window, position)
         entry.offset += shift
         yield entry
+
+
+def bears_tag(read_at: Callable[[int, int], bytes], at: int) -> bool:
+    """Whether what may be a local or central header at `at` has our extra field: a quick look, before it is parsed."""
+    signature = read_at(at, 4)
+    fixed, lengths_at = (_CENTRAL, 28) if signature == CENTRAL_SIGNATURE else (_LOCAL, 26)
+    lengths = read_at(at + lengths_at, 4)
+    if len(lengths) < 4:
+        return False
+    name, extra = struct.unpack("<HH", lengths)
+    return _OWN_START in read_at(at + fixed.size + name, min(extra, _LONGEST_EXTRA))
 
 
 def read_listed(read_at: Callable[[int, int], bytes], at: int) -> Entry:
