@@ -47,9 +47,7 @@ class Node:
     def attributes(self) -> Attributes:
         size = len(self.data)
         owner = (self.uid, self.gid)
-        return Attributes(
-            self.mode, self.ino, self.nlink, *owner, self.rdev, size, -(-size // 512), self.mtime_ns
-        )
+        return Attributes(self.mode, self.ino, self.nlink, *owner, self.rdev, size, -(-size // 512), self.mtime_ns)
 
 
 class MemoryFS:

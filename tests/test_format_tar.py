@@ -35,12 +35,12 @@ def test_golden_header() -> None:
     block = tar.pack(Header(b"notes.txt.zip", 1234, mode=0o640, uid=1000, gid=100, mtime=1_700_000_000, mark=MARK))
     fields = {
         (0, 14): b"notes.txt.zip\0",
-        (100, 24): b"0000640\0" b"0001750\0" b"0000144\0",
-        (124, 24): b"00000002322\0" b"14524770400\0",
+        (100, 24): b"0000640\00001750\00000144\0",
+        (124, 24): b"00000002322\014524770400\0",
         (156, 1): b"0",
         (257, 8): b"ustar\x0000",
         (345, 155): bytes(155),
-        (500, 12): b"\x01\x02\x03\x04\x05\x06" b"\x0d\x0c\x0b\x0a" b"xf",
+        (500, 12): b"\x01\x02\x03\x04\x05\x06\x0d\x0c\x0b\x0axf",
     }
     for (at, length), expected in fields.items():
         assert block[at : at + length] == expected
