@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import tempfile
+from typing import Self
 
 from .errors import BuildError, UsageError
 
@@ -41,7 +42,7 @@ class Draft:
             self.close()
             raise BuildError(f"{path}: cannot be written: {error.strerror}; nothing was left there") from None
 
-    def __enter__(self) -> Draft:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,7 +54,7 @@ class Draft:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._temporary)
 
-    def write_at(self, at: int, data: bytes | memoryview) -> None:
+    def write_at(self, at: int, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
         try:
             while view:
