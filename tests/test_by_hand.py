@@ -279,7 +279,7 @@ def all_tars(archive: Path, folder: Path) -> Iterator[Path]:
     yield archive
     run("tar", "-xf", archive, "-C", staging)
     staging.chmod(0o700)
-    for found in sorted(staging.rglob("*.xtar")):
+    for found in sorted(path for path in trees.paths_below(staging) if path.name.endswith(".xtar")):
         depth = found.stem[1:] if found.name.startswith("d") else ""
         if found.is_symlink() or (depth.isdigit() and int(depth) > 12):
             continue

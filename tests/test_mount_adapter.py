@@ -551,7 +551,10 @@ def test_what_libfuse_says_is_in_the_line(binding: str, tmp_path: Path, monkeypa
 def in_namespace(prepare: str, tmp_path: Path, *, user: bool = False, options: str = "") -> str:
     """The error of a mount tried where /dev or /lib look different. `prepare` is run by sh in that place."""
     script = (
-        "import sys; from tests.memory_fs import MemoryFS; from xtarfs.mount import mount, unmount\n"
+        "import os, sys; from tests.memory_fs import MemoryFS; from xtarfs.mount import mount, unmount\n"
+        "from xtarfs.fuse_adapter import load_binding\n"
+        f"if {user}:\n"  # loads everything before it becomes nobody, who may not be able to read the project's folder
+        "    load_binding(); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try:\n"
         f"    mount(MemoryFS, sys.argv[1], fsname='x', options=[{options!r}])\n"
         "    unmount(sys.argv[1]); print('mounted and unmounted')\n"
@@ -561,8 +564,7 @@ def in_namespace(prepare: str, tmp_path: Path, *, user: bool = False, options: s
     point.mkdir(exist_ok=True)
     if user:
         os.chown(point, 65534, 65534)
-    become = f"{shutil.which('setpriv')} --reuid=65534 --regid=65534 --clear-groups" if user else ""
-    command = f'{prepare}\nexec {become} "$0" -c "$1" "$2"'
+    command = f'{prepare}\nexec "$0" -c "$1" "$2"'
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         ["unshare", "-m", "sh", "-ec", command, sys.executable, script, str(point)],

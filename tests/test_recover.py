@@ -177,7 +177,7 @@ def test_one_percent_of_sectors_costs_four_percent_of_bytes(
 
 
 def result_size(tree: Path) -> int:
-    return sum(path.stat().st_size for path in tree.rglob("*") if stat.S_ISREG(path.lstat().st_mode))
+    return sum(path.stat().st_size for path in trees.paths_below(tree) if stat.S_ISREG(path.lstat().st_mode))
 
 
 def same_attributes(before: Snapshot, after: Snapshot) -> None:

@@ -57,8 +57,8 @@ def test_a_sound_archive(archive: Path, menagerie: Path, jobs: int) -> None:
     sizes = [attributes.st_size for attributes in found if stat.S_ISREG(attributes.st_mode)]
     assert result.damaged == []
     assert (result.files, result.content) == (len(sizes), sum(sizes))
-    assert steps == sorted(steps)
-    assert 0 < steps[-1] <= archive.stat().st_size
+    assert min(steps) > 0
+    assert sum(steps) <= archive.stat().st_size
 
 
 def test_the_identifier_is_the_digest_of_the_roots_structure(archive: Path, tmp_path: Path) -> None:

@@ -8,11 +8,17 @@ import random
 import socket
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 CHUNK = 32 << 10
+
+
+def paths_below(root: Path) -> Iterator[Path]:
+    """Everything below `root`. Path.rglob of Python 3.11.2 stumbles over a symlink with a long target."""
+    for folder, folders, files in os.walk(root):
+        yield from (Path(folder, name) for name in (*folders, *files))
 
 
 def words(size: int, seed: int = 1) -> bytes:
