@@ -6,7 +6,7 @@ PREFIX := /usr/local
 # The system's Python: the one that fstab's mount helper and a fresh machine have.
 PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
 
-.PHONY: setup system test lint demo install uninstall bench clean
+.PHONY: setup system test lint demo install uninstall bench damage clean
 
 setup: $(VENV)/.ready
 
@@ -44,6 +44,12 @@ uninstall:
 
 bench: setup
 	$(BIN)/python -m bench
+
+# The damage laboratory: docs/durability.md. For example: make damage LAB="--size 200 --out docs"
+damage: setup
+	@scripts/install-damage-packages
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[lab]'
+	$(BIN)/python -m lab $(LAB)
 
 clean:
 	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
