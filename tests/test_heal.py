@@ -111,6 +111,15 @@ def test_parity_of_another_archive_gives_no_wrong_byte(protected: Path, menageri
                     assert piece.data == content[piece.start : piece.end]
 
 
+def test_parity_of_an_archive_that_was_replaced_is_not_used(protected: Path, menagerie: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.xtar"
+    shutil.copy(f"{protected}.rec", f"{path}.rec")
+    assert xtar("build", menagerie / "kinds", "-o", path).returncode == 0
+    done = xtar("list", path)
+    assert "of another archive" in done.stderr
+    assert sorted(done.stdout.splitlines()) == sorted(entry.name for entry in (menagerie / "kinds").iterdir())
+
+
 def test_a_broken_parity_file_is_a_warning(protected: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.xtar"
     shutil.copy(protected, path)

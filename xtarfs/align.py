@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .format import codec
-from .format.parity import BLOCK, SHEET, ZERO_CRC, checksums
+from .format import codec, locator
+from .format.parity import BLOCK, SHEET, ZERO_CRC, Layout, checksums
 from .parity import Parity, read_padded
 from .source import Readable
 
@@ -77,10 +77,7 @@ def align(source: Readable, parity: Parity) -> Shifts:
         check = parity.checks(block, 1)[0]
         if check in (None, ZERO_CRC):
             return False
-        return (
-            codec.crc32(read_padded(source, block * BLOCK + by, _length(block, layout.size)).ljust(BLOCK, b"\0"))
-            == check
-        )
+        return _crc32(source, layout, block, by) == check
 
     probes = sorted({(layout.blocks - 1) * i // (_PROBES - 1) for i in range(_PROBES)})
     moved = [block for block in probes if stands(block, shift)]
@@ -97,6 +94,26 @@ def align(source: Readable, parity: Parity) -> Shifts:
         else:
             break
     return [(0, shift)] if low < 0 else [(0, 0), (high, shift)]
+
+
+def is_stale(source: Readable, parity: Parity) -> bool:
+    """Whether the parity was made for another archive, by a few dozen reads: the source ends in a sound locator, which
+    stands in its place, but is not of the size that the parity knows, or next to nothing of it is as the parity knows."""
+    window = min(source.size, locator.WINDOW)
+    if locator.find(read_padded(source, source.size - window, window), source.size) is None:
+        return False
+    layout = parity.layout
+    if source.size != layout.size:
+        return True
+    probes = sorted({(layout.blocks - 1) * i // (_PROBES - 1) for i in range(_PROBES)})
+    sound = sum(_crc32(source, layout, block) == parity.checks(block, 1)[0] for block in probes)
+    return sound * 4 < len(probes)
+
+
+def _crc32(source: Readable, layout: Layout, block: int, by: int = 0) -> int:
+    """Of the bytes that stand where a block is to be, if it is shifted `by` bytes."""
+    data = read_padded(source, block * BLOCK + by, _length(block, layout.size))
+    return codec.crc32(data.ljust(BLOCK, b"\0"))
 
 
 @dataclass

@@ -447,11 +447,11 @@ def mount_helper(argv: list[str] | None = None) -> int:
 
 
 def _take_cache_size(options: list[str]) -> tuple[list[str], str]:
-    """fstab has no place for --cache-size: `-o cache_size=256MiB` says it."""
+    """fstab has no place for --cache-size: `-o cache_size=256MiB` says it. mount(8) adds rw unless it is told ro."""
     rest, size = [], "64MiB"
     for option in ",".join(options).split(","):
         if option.startswith("cache_size="):
             size = option.partition("=")[2]
-        elif option:
+        elif option and option != "rw":
             rest.append(option)
     return rest, size
