@@ -97,8 +97,11 @@ def align(source: Readable, parity: Parity) -> Shifts:
 
 
 def is_stale(source: Readable, parity: Parity) -> bool:
-    """Whether the parity was made for another archive, by a few dozen reads: the source ends in a sound locator, which
-    stands in its place, but is not of the size that the parity knows, or next to nothing of it is as the parity knows."""
+    """Whether the parity was made for another archive, by a few dozen reads.
+
+    It was if the source ends in a sound locator, but has not the size that the parity knows, or next to nothing of it
+    is as the parity knows.
+    """
     window = min(source.size, locator.WINDOW)
     if locator.find(read_padded(source, source.size - window, window), source.size) is None:
         return False
