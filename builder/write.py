@@ -19,6 +19,7 @@ import msgspec
 
 import xtarfs
 from xtarfs.attributes import read_xattrs
+from xtarfs.errors import UsageError
 from xtarfs.format import codec, intro, locator, member, tar
 from xtarfs.format.locator import Origin
 from xtarfs.format.numbers import format_time
@@ -407,7 +408,7 @@ class _OriginLog:
         self._spool = spool
         self._lines: list[bytes] = []
         self._size = 0
-        created = int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+        created = _now()
         facts = Origin(created=created, host=os.uname().nodename, source=os.path.abspath(source))
         self._spool.write(pack_block(msgspec.json.encode(facts) + b"\n"))
 
@@ -430,6 +431,14 @@ class _OriginLog:
     def _flush(self) -> None:
         self._spool.write(pack_block(b"".join(self._lines)))
         self._lines, self._size = [], 0
+
+
+def _now() -> int:
+    """Seconds since 1970, or what SOURCE_DATE_EPOCH says (reproducible-builds.org). Raises UsageError."""
+    fixed = os.environ.get("SOURCE_DATE_EPOCH")
+    if fixed and not fixed.isdecimal():
+        raise UsageError(f"SOURCE_DATE_EPOCH={fixed}: is not a number of seconds")
+    return int(fixed or time.time())
 
 
 def _as(mark: Mark, role: bytes) -> Mark:

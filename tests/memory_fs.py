@@ -10,21 +10,11 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
+
+from xtarfs.vfs import Attributes
 
 CHUNK = 32768
-
-
-class Attributes(NamedTuple):
-    mode: int
-    ino: int
-    nlink: int
-    uid: int
-    gid: int
-    rdev: int
-    size: int
-    blocks: int
-    mtime_ns: int
 
 
 class Node:
