@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -22,11 +23,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     parser.add_argument("--size", type=int, default=60, metavar="MB", help="of the tree, default 60")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs with different damage, default 3")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="recoveries at a time, default 2")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), metavar="N", help="recoveries at a time, default one a processor"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/damage"), metavar="DIR", help="for tables and figure")
     parser.add_argument("--work-dir", metavar="DIR", help="for archives and what comes back; 10 times the size")
+    parser.add_argument("--only", default="", metavar="TEXT", help="tools with this in their name")
     arguments = parser.parse_args()
-    tools = [tool for tool in ALL if not _lacks(tool)]
+    tools = [tool for tool in ALL if arguments.only in tool.name and not _lacks(tool)]
     with tempfile.TemporaryDirectory(prefix="xtar-lab-", dir=arguments.work_dir) as place:
         work = Path(place)
         content = tree.make(work / "tree", arguments.size * 1_000_000)

@@ -48,9 +48,12 @@ class Xtar(Tool):
         must(*_XTAR, "build", tree, "-o", work / "a.xtar", *self.options)
 
     def recover(self, work: Path, out: Path) -> list[Attempt]:
+        archive, repaired = work / "a.xtar", out / "repaired.xtar"
         if "--redundancy" in self.options:
-            run(*_XTAR, "repair", work / "a.xtar")
-        document, log = output(*_XTAR, "recover", work / "a.xtar", "-C", out / "1", "--json")
+            out.mkdir(parents=True)
+            run(*_XTAR, "repair", archive, "-o", repaired)
+            archive = repaired if repaired.exists() else archive
+        document, log = output(*_XTAR, "recover", archive, "-C", out / "1", "--json")
         told = json.loads(document) if document else {"partial": [], "incomplete": []}
         ranges = {entry["path"]: [(start, end) for start, end in entry["ranges"]] for entry in told["partial"]}
         return [Attempt(out / "1", log, ranges)]
@@ -128,12 +131,13 @@ class Dar(Tool):
         must("dar", "-c", work / "a", "-R", tree, "-zgzip:6", "-Q", "-q")
 
     def recover(self, work: Path, out: Path) -> list[Attempt]:
-        attempts = []
+        attempts: list[Attempt] = []  # without its catalogue the last gives some files wrong names: only in need
         for name, options in (("1", ()), ("2", ("-al",)), ("3", ("-al", "--sequential-read"))):
-            (out / name).mkdir(parents=True)
-            log = run("dar", "-x", work / "a", "-R", out / name, "-O", "-w", "-Q", "-q", *options)
-            attempts.append(Attempt(out / name, log))
-            if not log:
+            folder = out / name
+            folder.mkdir(parents=True)
+            log = run("dar", "-x", work / "a", "-R", folder, "-O", "-w", "-Q", "-q", *options)
+            attempts.append(Attempt(folder, log))
+            if any(folder.iterdir()) and "INTERNAL ERROR" not in log and "FATAL" not in log:
                 break
         return attempts
 
@@ -208,7 +212,7 @@ class TarGzPar2(TarGz):
 
     def pack(self, tree: Path, work: Path) -> None:
         super().pack(tree, work)
-        must("par2", "create", "-q", "-q", "-s4096", "-r5", work / "a.tar.gz")
+        must("par2", "create", "-q", "-q", "-s4096", "-r5", "-n1", work / "a.tar.gz")
 
     def recover(self, work: Path, out: Path) -> list[Attempt]:
         for parity in sorted(work.glob("*.par2")):
