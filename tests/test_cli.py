@@ -125,6 +125,18 @@ def test_list_is_sorted_and_escaped(archive: Path) -> None:
     assert xtar("list", archive, "top").stdout == "top\n"
 
 
+def test_names_are_utf8_in_any_locale(archive: Path) -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([*XTAR, "list", "--json", archive, "names"], capture_output=True, env=environment, check=True)
+    assert "names/café" in {entry["path"] for entry in json.loads(done.stdout)["entries"]}
+
+
+def test_closed_output_is_no_traceback(archive: Path) -> None:
+    script = '"$0" -c "import sys; from builder.cli import main; sys.exit(main())" list "$1" >&-'
+    done = subprocess.run(["sh", "-c", script, sys.executable, archive], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_list_null_gives_the_same_names_as_find(archive: Path, menagerie: Path) -> None:
     listed = subprocess.run([*XTAR, "list", "-R", "-0", archive], capture_output=True, check=True).stdout
     found = subprocess.run(["find", menagerie, "-mindepth", "1", "-printf", "%P\\0"], capture_output=True, check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import resource
@@ -41,6 +42,7 @@ def complain(message: str) -> None:
 
 def run(command: Callable[[], int]) -> int:
     """The exit code of a command; its errors become one line."""
+    _prepare_output()
     signal.signal(signal.SIGTERM, _terminate)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a tree is walked with a descriptor per level open
@@ -65,6 +67,14 @@ def run(command: Callable[[], int]) -> int:
             raise
         complain(f"internal error: {type(error).__name__}: {error}; please report what XTAR_TRACEBACK=1 shows")
         return NOT_DONE
+
+
+def _prepare_output() -> None:
+    """Names and JSON are UTF-8 whatever the locale says; a closed output is not an error of ours."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
