@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 from . import report, tree
-from .bench import Packed, Trial, missing, pack, series
+from .bench import Trial, missing, pack, series
 from .damage import BURSTS, FLIP, HEAD, SCATTERED, SECTOR_LOST, TAIL, Damage
 from .figure import draw
 from .tools import ALL, CHUNKED, Tool
 
-_DAMAGES: tuple[Damage | None, ...] = (None, SECTOR_LOST, FLIP, *SCATTERED, *BURSTS, HEAD, TAIL)
+_DAMAGES: tuple[Damage, ...] = (SECTOR_LOST, FLIP, *SCATTERED, *BURSTS, HEAD, TAIL)
 _CHUNK_DAMAGES: tuple[Damage, ...] = (*SCATTERED, BURSTS[2], FLIP)
 
 
@@ -41,14 +41,17 @@ def main() -> int:
         print(about)
         archives = [pack(tool, work / "tree", work) for tool in tools]
         show = _Progress()
+        timed = series(archives, (None, report.USUAL), 1, content, work, 1, show)
         trials = series(archives, _DAMAGES, arguments.seeds, content, work, arguments.jobs, show)
         chunked = [pack(tool, work / "tree", work) for tool in CHUNKED]
         chunk_trials = series(chunked, _CHUNK_DAMAGES, arguments.seeds, content, work, arguments.jobs, show)
-    for done in trials:
+    for done in timed:
         if not done.damage and done.score.files < done.score.total_files:
             print(f"{done.tool}: does not give back all of an undamaged archive", file=sys.stderr)
             return 1
-    _publish(arguments.out, about, archives, trials, report.chunk_table(chunked, chunk_trials))
+    results = f"{about}\n\n{report.tables(archives, trials)}\n{report.costs(archives, timed)}"
+    _publish(arguments.out, results, report.chunk_table(chunked, chunk_trials))
+    draw(archives, trials, arguments.out / "durability.svg")
     return 0
 
 
@@ -71,15 +74,13 @@ class _Progress:
         print(f"\r\x1b[K{seconds}: {what}" if sys.stderr.isatty() else ".", end="", file=sys.stderr, flush=True)
 
 
-def _publish(folder: Path, about: str, archives: list[Packed], trials: list[Trial], chunks: str) -> None:
+def _publish(folder: Path, results: str, chunks: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "durability.md"
-    results = f"{about}\n\n{report.tables(archives, trials)}"
     print(f"\n\n{results}\n**Chunk size of xtar, no parity**\n\n{chunks}")
     report.put(page, "results", results)
     report.put(page, "chunk size", chunks)
-    draw(archives, trials, folder / "durability.svg")
-    print(f"{page} and durability.svg there are written")
+    print(f"written to {page}, and the figure beside it")
 
 
 if __name__ == "__main__":

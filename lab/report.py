@@ -10,7 +10,7 @@ from statistics import mean
 from .bench import Packed, Trial
 from .damage import BURSTS, FLIP, HEAD, SCATTERED, SECTOR_LOST, TAIL, Damage
 
-_ONE = SCATTERED[2]
+USUAL = SCATTERED[2]
 COLUMNS: tuple[Damage, ...] = (SECTOR_LOST, FLIP, *SCATTERED, BURSTS[2], HEAD, TAIL)
 _BEGIN, _END = "<!-- made by python -m lab: {} -->\n", "<!-- end -->"
 
@@ -25,7 +25,7 @@ def lost(trials: list[Trial]) -> float:
 
 
 def tables(archives: list[Packed], trials: list[Trial]) -> str:
-    """What each tool gave back by kind of damage, and what it cost."""
+    """What each tool gave back, by kind of damage."""
     return "\n".join(
         (
             "**Bytes right, in the right file and place, % of all**\n",
@@ -36,8 +36,6 @@ def tables(archives: list[Packed], trials: list[Trial]) -> str:
             ),
             "**Silent corruption: kB handed out wrong without a word (number of files)**\n",
             _by_damage(archives, trials, _silent),
-            "**Cost**\n",
-            _cost(archives, trials),
         )
     )
 
@@ -59,14 +57,16 @@ def _by_damage(archives: list[Packed], trials: list[Trial], cell: Callable[[list
     return table(["", *(damage.name for damage in COLUMNS)], rows)
 
 
-def _cost(archives: list[Packed], trials: list[Trial]) -> str:
+def costs(archives: list[Packed], timed: list[Trial]) -> str:
+    """Space and time, from trials that ran one at a time."""
     rows = []
     for packed in archives:
-        sound, hurt = of(trials, packed.tool.name, None), of(trials, packed.tool.name, _ONE)
-        share = 100 * packed.size / sound[0].score.total_bytes
-        times = (packed.seconds, mean(t.seconds for t in sound), mean(t.seconds for t in hurt))
-        rows.append([packed.tool.name, f"{packed.size / 1e6:.1f}", f"{share:.1f}", *(f"{t:.1f}" for t in times)])
-    return table(["", "MB", "% of content", "pack, s", "recover undamaged, s", f"recover {_ONE.name}, s"], rows)
+        sound, hurt = of(timed, packed.tool.name, None)[0], of(timed, packed.tool.name, USUAL)[0]
+        share = 100 * packed.size / sound.score.total_bytes
+        times = (packed.seconds, sound.seconds, hurt.seconds)
+        rows.append([packed.tool.name, f"{packed.size / 1e6:.1f}", f"{share:.1f}", *(f"{time:.1f}" for time in times)])
+    head = ["", "MB", "% of content", "pack, s", "recover undamaged, s", f"recover {USUAL.name}, s"]
+    return "**Cost**\n\n" + table(head, rows)
 
 
 def chunk_table(archives: list[Packed], trials: list[Trial]) -> str:
