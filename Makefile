@@ -6,7 +6,7 @@ PREFIX := /usr/local
 # The system's Python: the one that fstab's mount helper and a fresh machine have.
 PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
 
-.PHONY: setup system test lint demo install uninstall bench damage clean
+.PHONY: setup system test lint demo install uninstall damage clean
 
 setup: $(VENV)/.ready
 
@@ -41,9 +41,6 @@ install: system
 
 uninstall:
 	rm -rf $(PREFIX)/lib/xtar $(PREFIX)/bin/xtar $(PREFIX)/bin/xtarfs /sbin/mount.fuse.xtarfs
-
-bench: setup
-	$(BIN)/python -m bench
 
 # The damage laboratory: docs/durability.md. For example: make damage LAB="--size 200 --out docs"
 damage: setup

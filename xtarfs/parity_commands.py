@@ -82,8 +82,9 @@ def _repair(arguments: argparse.Namespace) -> int:
         where = f", written to {result.written}" if result.written else ""
         print(f"{arguments.archive}: {done}, {result.left_blocks} left{where}")
     if not result.proven:
-        hint = "" if arguments.output else "; nothing was written, -o OUT writes what could be had"
-        complain(f"{arguments.archive}: damage beyond the redundancy{hint}; then 'xtar recover' gets the files")
+        written = arguments.output or "OUT"
+        hint = "" if arguments.output else "nothing was written; -o OUT writes what could be had, "
+        complain(f"{arguments.archive}: damage beyond the redundancy; {hint}'xtar recover {written}' gets the files")
     if result.parity != "sound":
         complain(
             f"{arguments.archive}.rec: was damaged too" + (", and written anew" if result.parity == "rewritten" else "")
