@@ -141,7 +141,7 @@ def _listed(path: str) -> list[bytes]:
 
 def _read(path: str) -> bytes:
     if path == "-":
-        return sys.stdin.buffer.read()
+        return sys.stdin.buffer.read() if sys.stdin else b""
     with open(path, "rb") as file:
         return file.read()
 

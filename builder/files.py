@@ -153,7 +153,8 @@ def store_small(job: Job, settings: Settings) -> Stored | None:
             return None
         record = describe(job.item.name, attributes, job.ino, read_xattrs(fd))
         record.nlink = job.nlink
-        data = compress.read_up_to(fd, attributes.st_size, 0)
+        # A file of /proc says that it is empty; whatever comes of it is stored, and noted as a change.
+        data = compress.read_up_to(fd, attributes.st_size or SEGMENT, 0)
         record.holes = compress.find_holes(fd, attributes)
         record.changed = _has_changed(fd, attributes) or len(data) != attributes.st_size
     record.size = len(data)

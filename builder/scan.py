@@ -249,12 +249,14 @@ def _is_cache(folder: Folder) -> bool:
 def _matcher(patterns: list[str]) -> Callable[[str], bool] | None:
     if not patterns:
         return None
+    import re
+
     import pathspec
 
     try:
         spec = pathspec.GitIgnoreSpec.from_lines(patterns)
-    except ValueError as error:
-        raise BuildError(f"--exclude: {error}") from None
+    except (ValueError, re.error) as error:
+        raise BuildError(f"exclude pattern: {error}") from None
     return spec.match_file
 
 

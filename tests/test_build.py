@@ -319,6 +319,24 @@ def test_a_kill_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     assert list(out.iterdir()) == []
 
 
+def test_what_is_no_regular_file_is_never_replaced(small: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UsageError, match="not a regular file"):
+        run(small, tmp_path / "fifo", force=True)
+    assert (tmp_path / "fifo").is_fifo()
+
+
+def test_files_that_claim_to_be_empty(tmp_path: Path) -> None:
+    result = run(Path("/proc/sys/kernel/random"), tmp_path / "o.xtar")
+    assert b"boot_id" in {path for path, _ in result.problems}
+    assert content(tmp_path / "o.xtar", "boot_id") == Path("/proc/sys/kernel/random/boot_id").read_bytes()
+
+
+def test_a_broken_pattern(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="pattern"):
+        run(small, tmp_path / "o.xtar", Selection(exclude=["[z-a]"]))
+
+
 def test_missing_source_and_odd_destinations(tmp_path: Path, small: Path) -> None:
     with pytest.raises(BuildError, match="No such file"):
         run(tmp_path / "missing", tmp_path / "o.xtar")

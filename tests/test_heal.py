@@ -120,6 +120,16 @@ def test_parity_of_an_archive_that_was_replaced_is_not_used(protected: Path, men
     assert sorted(done.stdout.splitlines()) == sorted(entry.name for entry in (menagerie / "kinds").iterdir())
 
 
+def test_parity_that_does_not_suffice_is_no_worse_than_none(protected: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.xtar"
+    path.write_bytes(protected.read_bytes()[: protected.stat().st_size // 2])
+    without = xtar("list", "-R", path)
+    shutil.copy(f"{protected}.rec", f"{path}.rec")
+    done = xtar("list", "-R", path)
+    assert (done.returncode, done.stdout) == (without.returncode, without.stdout) == (1, without.stdout)
+    assert "parity does not suffice" in done.stderr
+
+
 def test_a_broken_parity_file_is_a_warning(protected: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.xtar"
     shutil.copy(protected, path)

@@ -203,7 +203,7 @@ def _tell_lost(result: ExtractResult) -> None:
     for path, reason in result.failed:
         complain(f"{show(path)}: {reason}")
     for path in result.kept[:_MAX_LINES]:
-        complain(f"{show(path)}: exists and was kept; --force replaces it")
+        complain(f"{show(path)}: exists and was kept")
     for path, what in result.unset[:_MAX_LINES]:
         complain(f"{show(path)}: could not set {what}")
     more = result.kept_count + result.unset_count - len(result.kept[:_MAX_LINES]) - len(result.unset[:_MAX_LINES])

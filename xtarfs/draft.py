@@ -29,6 +29,8 @@ class Draft:
         self._temporary: str | None = None
         if os.path.isdir(path):
             raise UsageError(f"{path}: is a directory; give the name of the file to write")
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise UsageError(f"{path}: is not a regular file; it is never replaced")
         if os.path.lexists(path) and not force:
             raise UsageError(f"{path}: exists already; --force replaces it")
         try:

@@ -61,6 +61,12 @@ class Archive:
         source, problem = _with_parity(FileSource(path))
         try:
             archive = cls(source, cache_size)
+        except XtarError as error:
+            source.close()
+            if isinstance(source, FileSource):
+                raise
+            problem = f"parity does not suffice: {error}"
+            archive = cls(FileSource(path), cache_size)
         except BaseException:
             source.close()
             raise
