@@ -150,7 +150,7 @@ def test_endings_in_the_foreground(binding: str, archive: Path, point: Path, end
     with foreground(archive, point) as process:
         assert until(lambda: os.listdir(point) != [])
         ENDINGS[ending](point, process.pid)
-        output, errors = process.communicate(timeout=5)
+        output, errors = process.communicate(timeout=30)
         assert (process.returncode, output, errors) == (0, "", "")
         assert os.listdir(point) == []
 
@@ -164,7 +164,7 @@ def test_ctrl_c_at_a_terminal(binding: str, archive: Path, point: Path) -> None:
             assert until(lambda: os.path.ismount(point))
             (point / "top").read_bytes()
             os.killpg(process.pid, signal.SIGINT)
-            assert process.communicate(timeout=5)[1] == ""
+            assert process.communicate(timeout=30)[1] == ""
             assert process.returncode == 0
         finally:
             subprocess.run(["umount", "-l", point], capture_output=True, check=False)
