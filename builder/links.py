@@ -41,10 +41,6 @@ class LinkTable:
     def remember(self, stat: os.stat_result, ino: int, path: bytes) -> None:
         self._open().execute("UPDATE link SET ino = ?, path = ? WHERE key = ?", (ino, path, _key(stat)))
 
-    def forget(self, stat: os.stat_result) -> None:
-        """The name that was to hold the data could not be read after all."""
-        self._open().execute("UPDATE link SET ino = NULL, path = NULL WHERE key = ?", (_key(stat),))
-
     def close(self) -> None:
         if self._db:
             self._db.close()
