@@ -192,7 +192,7 @@ class Archive:
         """Raises ElsewhereError if a file's data lies in another archive or volume."""
         record = self.data_node(node).record
         if record.elsewhere:
-            raise ElsewhereError(f"{show(node.path)}: its data lies in archive {record.elsewhere.archive or '?'}")
+            raise ElsewhereError(f"{show(node.path)}: its data lies in archive {record.elsewhere.archive}")
 
     def _require_readable(self, node: Node) -> None:
         record = node.record

@@ -38,6 +38,7 @@ Number32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Mode = Annotated[str, Meta(max_length=4)]  # digits are checked when used: patterns take as long as all the rest
 Time = Annotated[str, Meta(max_length=32)]
 Crc32 = Annotated[str, Meta(max_length=8)]
+Identifier = Annotated[str, Meta(min_length=64, max_length=64)]
 Tag = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}\Z")]
 _BASE64 = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?\Z"
 Base64 = Annotated[str, Meta(pattern="^" + _BASE64)]
@@ -58,12 +59,38 @@ class Structure(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Elsewhere(msgspec.Struct, omit_defaults=True, frozen=True):
-    """The archive or volume that holds the data, where it is not the one at hand. Reserved for chains and volumes."""
+    """The archive that holds a file's data, by identifier, where it is not the one that holds the record.
 
-    archive: str = ""
-    volume: int = 0
-    path: str = ""
-    path_b64: str = ""
+    The record's `at`, `data` and `index` count from that archive's first byte then, its `table_copy` from that
+    archive's chunk tables. former: the file's path in the copy before, where it differs: an archive that replaces
+    the holder has the file there.
+    """
+
+    archive: Identifier
+    former: str = ""
+    former_b64: Base64 = ""
+
+    @property
+    def raw_former(self) -> bytes:
+        return from_text(self.former, self.former_b64)
+
+
+class Part(msgspec.Struct, omit_defaults=True, frozen=True):
+    """A stretch of a file that was cut at a chunk boundary: a member of its own in the archive `archive`.
+
+    Its places count as in a record with `elsewhere`. size: bytes of content; the parts' content follows one another.
+    packed: as its zip has it; where further parts follow and it is deflated, the last two bytes only end the stream.
+    """
+
+    archive: Identifier
+    size: Count
+    at: Count
+    data: Count
+    packed: Count
+    index: Count = 0
+    table_copy: Count = 0
+    crc32: Crc32 = ""
+    packed_crc32: Crc32 = ""
 
 
 class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -107,6 +134,7 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     files: Count = 0
     total: Count = 0
     elsewhere: Elsewhere | None = None
+    parts: tuple[Part, ...] = ()
 
     @property
     def raw_name(self) -> bytes:
