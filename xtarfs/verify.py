@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .check import NO_LAYOUT, Checker, Item, Problem
-from .errors import DamagedError, FormatError, XtarError
+from .content import merged, whole
+from .errors import DamagedError, ElsewhereError, FormatError, XtarError
 from .fork import Helper
 from .format import codec, locator, member, structure, tar
 from .format.locator import Locator, Place
 from .format.records import FILE, Structure
 from .format.tar import Mark
-from .reader import Archive, merged
+from .reader import Archive
 from .text import show
 from .tree import Node, StructuredDirectory
 
@@ -208,7 +209,11 @@ class _Verification:
                 continue
             self._count(node)
             record = node.record
-            if record.link or record.elsewhere:
+            if record.link:
+                continue
+            if record.elsewhere or record.parts:
+                if self._checker.is_next():
+                    self._elsewhere(node)
                 continue
             self._place(level, level.start + record.at)
             if not record.is_dir:
@@ -355,6 +360,23 @@ class _Verification:
             return
         if place.catalogue != self._catalogue or self._sha256(copy + place.catalogue, place.size) != wanted:
             self._report(node.path, (), "the copy of its structure in the catalogue is damaged")
+
+    def _elsewhere(self, node: Node) -> None:
+        """A file whose member lies in another archive: its content, as it can be read."""
+        digest, lost = hashlib.sha256(), []
+        try:
+            for piece in self._archive.pieces(node):
+                digest.update(piece.data)
+                if piece.error:
+                    lost.append((piece.start, piece.end))
+        except ElsewhereError as error:
+            self._report(node.path, whole(node.record), str(error).partition(": ")[2])
+            return
+        healed = self._tree.healed.get(node.path, set())
+        if lost or healed:
+            self._report(node.path, tuple(merged({*lost, *healed})), "its data is damaged", not lost)
+        elif digest.hexdigest() != node.record.sha256:
+            self._report(node.path, whole(node.record), "its content has another checksum than it was given")
 
     # -- archives without structure --------------------------------------------------------------------------
 

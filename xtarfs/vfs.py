@@ -14,9 +14,10 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 from lru import LRU
 
+from .content import merged
 from .errors import NotADirectory, NotFound, XtarError
 from .format.records import FILE, SYMLINK, Record
-from .reader import Archive, merged
+from .reader import Archive
 from .text import path_fields
 from .tree import Node
 
@@ -184,6 +185,7 @@ class FileSystem:
             "packed_size": str(record.packed),
             "method": record.method,
             "chunk_size": str(record.chunk),
+            "archive": record.elsewhere.archive if record.elsewhere else "",
         }
         return values[name].encode() if values.get(name) else None
 
