@@ -295,9 +295,7 @@ def test_a_directory_of_100000(mounted: Mounter) -> None:
     child = filesystem.file(b"/child", b"", mtime_ns=5)
     node.children = {b"file number %06d" % index: child for index in range(100_000)}
     point = mounted(filesystem) + b"/many"
-    start = time.monotonic()
     assert os.listdir(point) == list(node.children)
-    assert time.monotonic() - start < 15
     assert inside(point)["calls"]["readdir"] <= 3
     # Two readers of one directory, each at its own place.
     with os.scandir(point) as first, os.scandir(point) as second:
