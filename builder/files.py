@@ -26,6 +26,7 @@ from xtarfs.format.tar import Mark
 
 from . import compress
 from .compress import SEGMENT, Packed, Settings
+from .layout import surround
 from .output import Output
 from .scan import Item
 
@@ -166,16 +167,8 @@ def store_small(job: Job, settings: Settings) -> Stored | None:
         record.packed_crc32 = f"{codec.crc32(packed.data):08x}"
     record.chunk = settings.chunk_size_for(record.size, packed.method == DEFLATE)
     table = _table(record, packed)
-    around = _surround(record, job, table)
+    around = surround(record, job.item.path, job.member_name, job.mark, table)
     return Stored(record, b"".join((around.head, packed.data, around.tail)), table, attributes)
-
-
-def _surround(record: Record, job: Job, table: bytes) -> member.FileBytes:
-    """The bytes around the packed data; sets the record's places, counted from the member's start."""
-    around = member.file_bytes(record, job.item.path, job.member_name, job.mark, table)
-    record.data = len(around.head)
-    record.index = record.data + record.packed + around.table if table else 0
-    return around
 
 
 def _table(record: Record, packed: Packed) -> bytes:
@@ -233,7 +226,7 @@ class LargeFile:
             return self._attempt(fd, attributes, job, record.size, deflate)
         record.changed = _has_changed(fd, attributes) or size != attributes.st_size
         table = _table(record, packed)
-        around = _surround(record, job, table)
+        around = surround(record, job.item.path, job.member_name, job.mark, table)
         self._out.patch(start, around.head)
         self._out.write(around.tail)
         return Stored(record, b"", table, attributes)

@@ -1,6 +1,6 @@
 """Records to a nested `.xtar`: one pass over the tree, members written in order, packing done ahead by a pool.
 
-Data flow: scanner -> jobs -> Lookahead (workers pack small files) -> ArchiveWriter -> Output.
+Data flow: scanner -> jobs -> Lookahead (workers pack small files) -> ArchiveWriter -> Layout -> Output.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from typing import IO
 
 import msgspec
 
-import xtarfs
 from xtarfs.attributes import read_xattrs
 from xtarfs.errors import UsageError
-from xtarfs.format import codec, intro, locator, member, tar
+from xtarfs.format import tar
 from xtarfs.format.locator import Origin
 from xtarfs.format.numbers import format_time
-from xtarfs.format.records import FILE, Header, Record, Structure, to_text
-from xtarfs.format.structure import BLOCK_TARGET, FORMAT, Writer, pack_block
+from xtarfs.format.structure import BLOCK_TARGET, pack_block
 from xtarfs.format.tar import Mark
 
 from .compress import SEGMENT, Settings
 from .files import Job, LargeFile, Stored, describe, describe_link, describe_native, store_small
+from .layout import Layout
 from .links import LinkTable
 from .output import Output
 from .scan import Enter, Item, Leave, Step
@@ -146,22 +145,6 @@ class Lookahead:
         return work
 
 
-@dataclass(slots=True)
-class _Directory:
-    """A directory whose tar is being written. head_at, start: offsets in the output of its header and its tar."""
-
-    record: Record
-    path: bytes
-    name: bytes
-    names: frozenset[bytes]
-    mark: Mark
-    head_at: int
-    start: int
-    structure: Writer = field(default_factory=Writer)
-    children: int = 0
-    subdirectories: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What stays the same for a whole build. tag: the six bytes that mark every member of the archive."""
@@ -193,11 +176,8 @@ class ArchiveWriter:
         self._tag = setup.tag
         self._result = result
         self._progress = progress
-        self._catalogue: IO[bytes] = tempfile.TemporaryFile(dir=setup.work_dir)  # noqa: SIM115
-        self._tables: IO[bytes] = tempfile.TemporaryFile(dir=setup.work_dir)  # noqa: SIM115
+        self._layout = Layout(out, setup.tag, setup.work_dir)
         self._origin = _OriginLog(tempfile.TemporaryFile(dir=setup.work_dir), setup.source)  # noqa: SIM115
-        self._stack: list[_Directory] = []
-        self._intro = locator.Place(0, 0, "")
         self._inos = 0
         self._failed: set[int] = set()
 
@@ -243,27 +223,14 @@ class ArchiveWriter:
 
     def _enter(self, step: Enter, job: Job | None) -> None:
         folder, item = step.folder, step.item
-        ino = job.ino if job else 1
-        record = describe(item.name if item else b".", folder.stat, ino, read_xattrs(folder.fd))
-        mark = Mark(self._tag, ino, tar.ROLE_SELF)
-        head_at = self._out.position
-        name = b""
-        if job and item:
-            taken = item.name + member.DIRECTORY_SUFFIX in item.folder.names
-            name = member.member_name(item.name, member.DIRECTORY_SUFFIX, taken)
-            self._out.write(member.directory_head(record, name, _as(job.mark, tar.ROLE_DIRECTORY)))
-        start = self._out.position
-        if not item:
-            at = self._own_member(member.INTRO_NAME, intro.TEXT, tar.ROLE_INTRO, mark, folder.names)
-            self._intro = locator.Place(at, len(intro.TEXT), f"{codec.crc32(intro.TEXT):08x}")
-        self._out.write(member.self_entry(record, mark))
-        self._stack.append(_Directory(record, folder.path, name, folder.names, mark, head_at, start))
-        self._origin.add(ino, folder.stat)
+        record = describe(item.name if item else b".", folder.stat, job.ino if job else 1, read_xattrs(folder.fd))
+        self._layout.enter(record, folder.names)
+        self._origin.add(record.ino, folder.stat)
 
     def _store(self, job: Job, stored: Stored | OSError | None) -> None:
         try:
             if job.link and job.ino not in self._failed:
-                self._add(describe_link(job))
+                self._layout.add(describe_link(job))
                 self._origin.add(job.ino, job.item.stat)
             elif isinstance(stored, OSError):
                 raise stored
@@ -281,11 +248,7 @@ class ArchiveWriter:
         return store_small(job, self._settings) or self._large.store(job)
 
     def _store_native(self, job: Job) -> None:
-        record = describe_native(job)
-        record.at = self._out.position - self._stack[-1].start
-        self._out.write(member.native_entry(record, _as(job.mark, tar.ROLE_NATIVE)))
-        self._result.others += 1
-        self._add(record)
+        self._layout.add_native(describe_native(job))
         self._origin.add(job.ino, job.item.stat)
 
     def _store_file(self, job: Job, stored: Stored | None) -> None:
@@ -293,109 +256,21 @@ class ArchiveWriter:
         stored = stored or self._store_late(job)
         self._out.write(stored.blob)
         record = stored.record
-        record.at = at - self._stack[-1].start
-        record.data += record.at
-        if stored.table:
-            record.index += record.at
-            record.table_copy = self._tables.tell()
-            self._tables.write(stored.table)
         if record.changed:
             self._result.problem(job.item.path, "changed while it was read; stored as read")
-        self._add(record)
+        self._layout.add_file(record, at, stored.table)
         self._origin.add(job.ino, stored.origin)
         self._progress(record.size)
 
-    def _add(self, record: Record) -> None:
-        """One more child of the directory being written."""
-        directory = self._stack[-1]
-        directory.structure.add(record)
-        directory.children += 1
-        if record.is_dir:
-            directory.subdirectories += 1
-            directory.record.files += record.files
-            directory.record.total += record.total
-        elif record.type == FILE:
-            directory.record.files += 1
-            directory.record.total += record.size
-
     def _leave(self) -> None:
-        directory = self._stack.pop()
-        record = directory.record
-        record.nlink = 2 + directory.subdirectories
-        self._result.directories += 1
-        structure = self._write_structure(directory)
-        if not self._stack:
-            self._finish(directory, structure)
+        self._layout.leave()
+        if self._layout.depth:
             return
-        self._out.write(tar.END)
-        parent = self._stack[-1]
-        record.structure = structure
-        record.packed = self._out.position - directory.start
-        record.at, record.data = directory.head_at - parent.start, directory.start - parent.start
-        head = member.directory_head(record, directory.name, _as(parent.mark, tar.ROLE_DIRECTORY))
-        self._out.patch(directory.head_at, head)
-        self._add(record)
-
-    def _write_structure(self, directory: _Directory) -> Structure:
-        path, encoded = to_text(directory.path)
-        header = Header(
-            xtar=FORMAT,
-            tag=self._tag.hex(),
-            path=path,
-            path_b64=encoded,
-            children=directory.children,
-            directory=directory.record,
-        )
-        data, index = directory.structure.finish(header)
-        directory.record.sha256 = codec.sha256(data).hex()
-        at = self._own_member(member.STRUCTURE_NAME, data, tar.ROLE_STRUCTURE, directory.mark, directory.names)
-        catalogue = self._catalogue.tell()
-        self._catalogue.write(data)
-        return Structure(at - directory.start, len(data), index, catalogue)
-
-    def _own_member(self, name: bytes, data: bytes, role: bytes, mark: Mark, taken: frozenset[bytes]) -> int:
-        """Writes a member of the archive's own under a name that no child has; gives where its data begins."""
-        self._out.write(member.own_member(free_name(name, taken), _as(mark, role), len(data)))
-        at = self._out.position
-        self._out.write(data)
-        self._out.write(bytes(tar.padding(len(data))))
-        return at
-
-    def _finish(self, root: _Directory, structure: Structure) -> None:
-        self._result.identifier = root.record.sha256
-        self._result.files, self._result.content = root.record.files, root.record.total
-        catalogue = self._spool(member.CATALOGUE_NAME, self._catalogue, tar.ROLE_CATALOGUE, root)
-        tables = self._spool(member.TABLES_NAME, self._tables, tar.ROLE_TABLES, root)
-        origin = self._spool(member.ORIGIN_NAME, self._origin.finish(), tar.ROLE_ORIGIN, root)
+        facts = self._layout.finish(self._origin.finish())
         result = self._result
-        facts = locator.Locator(
-            xtar=FORMAT,
-            writer=f"xtar {xtarfs.__version__}",
-            id=root.record.sha256,
-            tag=self._tag.hex(),
-            at=self._out.position,
-            intro=self._intro,
-            root=structure,
-            catalogue=catalogue,
-            tables=tables,
-            origin=origin,
-            files=root.record.files,
-            directories=result.directories,
-            others=result.others,
-            bytes=root.record.total,
-        )
-        self._own_member(member.LOCATOR_NAME, locator.pack(facts), tar.ROLE_LOCATOR, root.mark, root.names)
-        self._out.write(tar.END)
-        result.size = self._out.position
-
-    def _spool(self, name: bytes, spool: IO[bytes], role: bytes, root: _Directory) -> locator.Place:
-        size = spool.tell()
-        self._out.write(member.own_member(free_name(name, root.names), _as(root.mark, role), size))
-        at = self._out.position
-        crc = self._out.append_from(spool)
-        self._out.write(bytes(tar.padding(size)))
-        spool.close()
-        return locator.Place(at, size, f"{crc:08x}")
+        result.identifier, result.size = facts.id, self._out.position
+        result.files, result.directories, result.others = facts.files, facts.directories, facts.others
+        result.content = facts.bytes
 
 
 class _OriginLog:
@@ -439,17 +314,3 @@ def _now() -> int:
     if fixed and not fixed.isdecimal():
         raise UsageError(f"SOURCE_DATE_EPOCH={fixed}: is not a number of seconds")
     return int(fixed or time.time())
-
-
-def _as(mark: Mark, role: bytes) -> Mark:
-    return Mark(mark.tag, mark.ino, role)
-
-
-def free_name(name: bytes, taken: frozenset[bytes]) -> bytes:
-    """`name`, or with a number before its extension the first that no child has."""
-    stem, _, extension = name.partition(b".")
-    candidate, number = name, 0
-    while candidate in taken:
-        number += 1
-        candidate = b"%s-%d.%s" % (stem, number, extension)
-    return candidate
