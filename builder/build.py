@@ -47,7 +47,7 @@ def build(
     jobs = options.jobs or len(os.sched_getaffinity(0))
     try:
         with Output(destination, force=options.force) as out, ThreadPoolExecutor(jobs) as pool:
-            own = {out.identity} | _identity(destination)
+            own = {out.identity} | identity(destination)
             census = take_census(Scanner(source, options.selection, _ignore, _ignore, own), links)
             scanner = Scanner(source, options.selection, result.problem, result.notice, own)
             setup = Setup(source, work_dir, options.settings, jobs, census.digest[:6])
@@ -77,7 +77,8 @@ def _ignore(path: bytes, reason: str) -> None:
     """The census says nothing: the build meets the same things again and reports them."""
 
 
-def _identity(path: str) -> set[tuple[int, int]]:
+def identity(path: str) -> set[tuple[int, int]]:
+    """Device and inode of what has this name; empty if nothing has."""
     try:
         attributes = os.stat(path)
     except OSError:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from xtarfs import cli
 from xtarfs.console import DONE, PARTLY, Commands, complain
 
+from .struct_commands import add_struct
+
 if TYPE_CHECKING:
     from xtarfs.recover import RecoverResult
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """The entry point of the command `xtar`; gives its exit code."""
-    return cli.main(argv, more=[_add_build], rebuild=_rebuild)
+    return cli.main(argv, more=[_add_build, add_struct], rebuild=_rebuild)
 
 
 def _add_build(commands: Commands) -> None:

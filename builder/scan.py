@@ -182,7 +182,7 @@ class Scanner:
     def _is_ours(self, item: Item) -> bool:
         if (item.stat.st_dev, item.stat.st_ino) not in self._own_files or not stat.S_ISREG(item.stat.st_mode):
             return False
-        self._notice(item.path, "is the archive being written; it is not stored in itself")
+        self._notice(item.path, "is the file being written; it is not stored in itself")
         return True
 
     def _report_missing(self) -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = (
     ("cli",),
     ("parity_commands",),
-    ("recover", "mount", "extract", "verify", "diff", "listing", "repair"),
+    ("recover", "mount", "extract", "verify", "diff", "listing", "repair", "apply"),
     ("salvage", "check", "restore", "selection", "protect"),
     ("remains",),
     ("carve", "attributes", "results", "crew", "fork", "mount_options"),
@@ -30,7 +30,7 @@ ORDER = (
     ("heal",),
     ("align",),
     ("parity",),
-    ("source", "cache", "draft", "shards", "shelf"),
+    ("source", "cache", "draft", "shards", "shelf", "structure_file"),
     ("format", "text"),
     ("errors",),
 )

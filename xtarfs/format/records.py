@@ -246,25 +246,28 @@ def to_line(record: Record | Header | Index) -> bytes:
     return _encoder.encode(record) + b"\n"
 
 
-def parse_records(lines: bytes) -> list[Record]:
-    """The records of newline-ended lines. Raises FormatError for anything that is not one."""
+def parse_records(lines: bytes, *, placed: bool = True) -> list[Record]:
+    """The records of newline-ended lines. placed: in an archive, where a directory's tar must lie somewhere.
+
+    Raises FormatError for anything that is not one.
+    """
     try:
         records = _record_decoder.decode_lines(lines)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise FormatError(f"structure record: {error}") from None
     for record in records:
-        check(record)
+        check(record, placed=placed)
     return records
 
 
-def check(record: Record) -> None:
+def check(record: Record, *, placed: bool = True) -> None:
     """Refuses what no reader may act on: a name that leads elsewhere, a negative place, an unknown type."""
     name = record.name if not record.name_b64 else record.raw_name.decode("latin-1")
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise FormatError(f"structure record: {record.name!r} is not a name")
     if record.type not in TYPE_BITS or record.chunk % MIN_CHUNK or b"\0" in record.raw_target:
         raise FormatError(f"structure record of {record.name!r}: impossible values")
-    if record.type == DIRECTORY and not record.data:
+    if placed and record.type == DIRECTORY and not record.data:
         raise FormatError(f"structure record of {record.name!r}: a directory that would hold itself")
 
 
