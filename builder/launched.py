@@ -16,11 +16,12 @@ from typing import IO, Self
 
 from xtarfs import restore
 from xtarfs.attributes import Owners
+from xtarfs.content import Piece
 from xtarfs.errors import DamagedError, FormatError, NotFound, UsageError, XtarError
 from xtarfs.format import tar, zip
 from xtarfs.format.member import FILE_SUFFIX, MAX_NAME
 from xtarfs.format.records import FILE, Record, new_record
-from xtarfs.reader import Archive, Piece
+from xtarfs.reader import Archive
 from xtarfs.restore import Folder, Manner
 from xtarfs.source import FileSource
 from xtarfs.text import escape
@@ -57,12 +58,13 @@ class Launch:
 
     def put(self, node: Node) -> str:
         """Copies a file's zip as it is; gives the reason why that could not be done, or nothing. Raises OSError."""
-        source = self._archive.source
+        source, record = self._archive.source, node.record
+        if not record.at or record.elsewhere or record.parts:
+            return "has no zip of its own in this archive; use 'xtar extract'"
         try:
-            self._archive.require_at_hand(node)
-            found = tar.read_member(source.read_at, node.base + node.record.at) if node.record.at else None
+            found = tar.read_member(source.read_at, node.base + record.at)
             if found is None:
-                return "its zip cannot be found in this archive; 'xtar extract' may have it"
+                return "its zip cannot be found; 'xtar extract' may have it"
             name, fd = self._new_file(node)
             try:
                 os.write(self._list, name + b"\0" + node.path + b"\0")

@@ -7,33 +7,29 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO
 
 import xtarfs
 from xtarfs.format import codec, intro, locator, member, tar
 from xtarfs.format.locator import Base, Locator, Place, VolumeSet
-from xtarfs.format.records import FILE, Header, Record, Structure, to_text
-from xtarfs.format.structure import FORMAT, Writer
+from xtarfs.format.records import Record, Structure
+from xtarfs.format.structure import FORMAT
 from xtarfs.format.tar import Mark
 
 from .output import Output
+from .section import Section
 
 
 @dataclass(slots=True)
-class _Directory:
+class _Directory(Section):
     """A directory whose tar is being written. head_at, start: offsets in the output of its header and its tar."""
 
-    record: Record
-    path: bytes
     name: bytes
     names: Container[bytes]
     mark: Mark
     head_at: int
     start: int
-    structure: Writer = field(default_factory=Writer)
-    children: int = 0
-    subdirectories: int = 0
 
 
 class Layout:
@@ -100,16 +96,7 @@ class Layout:
 
     def add(self, record: Record) -> None:
         """One more child of the directory being written, its member being there already or elsewhere."""
-        directory = self._stack[-1]
-        directory.structure.add(record)
-        directory.children += 1
-        if record.is_dir:
-            directory.subdirectories += 1
-            directory.record.files += record.files
-            directory.record.total += record.total
-        elif record.type == FILE:
-            directory.record.files += 1
-            directory.record.total += record.size
+        self._stack[-1].add(record)
 
     def add_native(self, record: Record) -> None:
         """Writes a symlink, fifo or device."""
@@ -132,7 +119,6 @@ class Layout:
         """Ends the directory being written. Behind the root's structure file follow catalogue and chunk tables."""
         directory = self._stack[-1]
         record = directory.record
-        record.nlink = 2 + directory.subdirectories
         self._directories += 1
         structure = self._write_structure(directory)
         self._stack.pop()
@@ -150,17 +136,7 @@ class Layout:
         self.add(record)
 
     def _write_structure(self, directory: _Directory) -> Structure:
-        path, encoded = to_text(directory.path)
-        header = Header(
-            xtar=FORMAT,
-            tag=self._tag.hex(),
-            path=path,
-            path_b64=encoded,
-            children=directory.children,
-            directory=directory.record,
-        )
-        data, index = directory.structure.finish(header)
-        directory.record.sha256 = codec.sha256(data).hex()
+        data, index = directory.finish(self._tag)
         at = self._own_member(member.STRUCTURE_NAME, data, tar.ROLE_STRUCTURE, directory)
         catalogue = self._catalogue.tell()
         self._catalogue.write(data)

@@ -7,18 +7,18 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from xtarfs.errors import BuildError
-from xtarfs.format import codec, mtree
-from xtarfs.format.records import FILE, Header, Record, to_text
-from xtarfs.format.structure import FORMAT, Writer
+from xtarfs.format import mtree
+from xtarfs.format.records import Record
 
 from .build import identity
 from .inventory import take_inventory
 from .links import LinkTable
 from .output import Output
+from .plan import Planner
 from .scan import Enter, Item, Scanner, Selection, Step, take_census
+from .section import Section
 from .write import Result
 
 _CONTENT = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -40,11 +40,12 @@ def save(source: str, destination: str, *, as_mtree: bool = False, force: bool =
             quiet = Scanner(source, Selection(), lambda path, reason: None, lambda path, reason: None, own)
             census = take_census(quiet, links)
             scanner = Scanner(source, Selection(), result.problem, result.notice, own)
-            inventory = take_inventory(scanner.steps(), links, result.problem)
+            tag = census.digest[:6]
+            inventory = take_inventory(Planner(tag, links).run(scanner.steps()), result.problem)
             if as_mtree:
                 _write_mtree(out, inventory, result)
             else:
-                _write_sections(out, inventory, census.digest[:6].hex())
+                _write_sections(out, inventory, tag)
             result.size = out.position
             out.commit()
     except OSError as error:
@@ -55,49 +56,18 @@ def save(source: str, destination: str, *, as_mtree: bool = False, force: bool =
     return result
 
 
-@dataclass(slots=True)
-class _Section:
-    """The structure of one directory, as it grows."""
-
-    path: bytes
-    record: Record
-    lines: Writer = field(default_factory=Writer)
-    children: int = 0
-
-    def add(self, record: Record) -> None:
-        self.lines.add(record)
-        self.children += 1
-        if record.is_dir:
-            self.record.nlink += 1
-            self.record.files += record.files
-            self.record.total += record.total
-        elif record.type == FILE:
-            self.record.files += 1
-            self.record.total += record.size
-
-    def finish(self, tag: str) -> bytes:
-        path, encoded = to_text(self.path)
-        header = Header(
-            xtar=FORMAT, tag=tag, path=path, path_b64=encoded, children=self.children, directory=self.record
-        )
-        data, _ = self.lines.finish(header)
-        self.record.sha256 = codec.sha256(data).hex()
-        return data
-
-
-def _write_sections(out: Output, inventory: Inventory, tag: str) -> None:
+def _write_sections(out: Output, inventory: Inventory, tag: bytes) -> None:
     """The structure of every directory, those below it before it."""
-    stack: list[_Section] = []
+    stack: list[Section] = []
     for step, record in inventory:
         if isinstance(step, Enter):
             assert record
-            record.nlink = 2
-            stack.append(_Section(step.folder.path, record))
+            stack.append(Section(record, step.folder.path))
         elif record:
             stack[-1].add(record)
         else:
             section = stack.pop()
-            out.write(section.finish(tag))
+            out.write(section.finish(tag)[0])
             if stack:
                 stack[-1].add(section.record)
 

@@ -290,7 +290,7 @@ def test_a_tar_made_by_hand_is_told_of(test: Path) -> None:
     subprocess.run(["zip", "-q", "same.zip", "same"], cwd=test, check=True)
     subprocess.run(["tar", "cf", "hand.xtar", "-C", test, "same.zip"], check=True)
     done = finddirs().launch("hand.xtar", "e")
-    assert done.problems == [(b"same", "its zip cannot be found in this archive; 'xtar extract' may have it")]
+    assert done.problems == [(b"same", "has no zip of its own in this archive; use 'xtar extract'")]
 
 
 def test_an_archive_with_a_list_of_its_own_is_refused(test: Path) -> None:
