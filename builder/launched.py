@@ -17,7 +17,7 @@ from typing import IO, Self
 from xtarfs import restore
 from xtarfs.attributes import Owners
 from xtarfs.content import Piece
-from xtarfs.errors import DamagedError, FormatError, NotFound, UsageError, XtarError
+from xtarfs.errors import BuildError, DamagedError, FormatError, NotFound, UsageError, XtarError
 from xtarfs.format import tar, zip
 from xtarfs.format.member import FILE_SUFFIX, MAX_NAME
 from xtarfs.format.records import FILE, Record, new_record
@@ -40,6 +40,7 @@ class Launch:
 
     def __init__(self, archive: Archive, directory: str) -> None:
         self._archive = archive
+        self._directory = directory
         if self._is_in_root(LIST) or self._is_in_root(_NEXT_LIST):
             raise UsageError(f"{archive.source.name}: holds a {LIST.decode()} itself; use 'xtar extract'")
         try:
@@ -57,7 +58,7 @@ class Launch:
         os.close(self._fd)
 
     def put(self, node: Node) -> str:
-        """Copies a file's zip as it is; gives the reason why that could not be done, or nothing. Raises OSError."""
+        """Copies a file's zip as it is; gives the reason why that could not be done, or nothing. Raises BuildError."""
         source, record = self._archive.source, node.record
         if not record.at or record.elsewhere or record.parts:
             return "has no zip of its own in this archive; use 'xtar extract'"
@@ -75,6 +76,8 @@ class Launch:
                 os.close(fd)
         except XtarError as error:
             return f"could not be taken out: {error}"
+        except OSError as error:
+            raise BuildError(f"{self._directory}: cannot be written into: {error.strerror}") from None
         return ""
 
     def _new_file(self, node: Node) -> tuple[bytes, int]:
@@ -183,12 +186,14 @@ def _describe(file: IO[bytes], path: bytes) -> Record:
 
 
 def _pieces(file: IO[bytes], record: Record) -> Iterator[Piece]:
-    """The content; what follows the damage that is met is a piece without data."""
+    """The content; what follows the damage that is met is a piece without data. zipfile raises RuntimeError as well."""
     at = 0
     try:
         with zipfile.ZipFile(file) as opened, opened.open(opened.infolist()[0]) as content:
             while data := content.read(_READ):
                 yield Piece(at, at + len(data), data)
                 at += len(data)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        if at != record.size:
+            raise EOFError("content is not as long as the zip says")
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         yield Piece(at, record.size, b"", DamagedError(str(error)))

@@ -16,6 +16,7 @@ ORDER = (
     ("cli",),
     ("parity_commands",),
     ("recover", "mount", "extract", "verify", "diff", "listing", "repair", "apply"),
+    ("relink",),
     ("salvage", "check", "restore", "selection", "protect"),
     ("remains",),
     ("carve", "attributes", "results", "crew", "fork", "mount_options"),

@@ -14,18 +14,17 @@ from dataclasses import dataclass
 
 import msgspec
 
-from . import restore
+from . import relink, restore
 from .attributes import Owners, differences, set_attributes
 from .errors import FormatError, UsageError
 from .format.numbers import format_time
 from .format.records import BLOCK_DEVICE, CHARACTER, FILE, SYMLINK, TYPE_OF_BITS, Record
+from .relink import Name
 from .restore import Folder, Manner
 from .structure_file import Entry, StructureFile
 from .text import escape, show
 
-_READ = 1 << 20
 _HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_CONTENT = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Tell = Callable[[bytes, str], None]
 
@@ -163,7 +162,7 @@ class _Application:
             if why:
                 self._fail(entry.path, why)
                 return
-            if entry.link and not self._join(entry, folder, name, os.fstat(fd)):
+            if entry.link and not self._join(entry, folder, name):
                 return
         finally:
             os.close(fd)
@@ -197,50 +196,35 @@ class _Application:
                 restore.make_special(folder, name, record, Manner(self._owners))
             self._set_at(entry.path, folder, name, record, f"{record.type} made")
 
+    # -- further names of hard links -------------------------------------------------------------------------
+
     def _link(self, entry: Entry, folder: Folder | None, name: bytes) -> None:
-        """A further name that is missing."""
-        source = self._find(entry.link)
-        if source is None:
+        """One that is missing."""
+        first = relink.find(self._top, entry.link)
+        if first is None:
             self._fail(entry.path, f"is missing, and so is {escape(entry.link)}, which it is another name of")
-            return
-        above, first = source
+        else:
+            self._link_to(first, entry, folder, name)
+
+    def _join(self, entry: Entry, folder: Folder, name: bytes) -> bool:
+        """One that is a file of its own: linked again if the bytes are the same. Whether attributes are left to set."""
+        first, other = relink.find(self._top, entry.link), Name(folder, name)
+        if first is None or relink.are_one(first, other):
+            return True
+        if relink.are_equal(first, other):
+            self._link_to(first, entry, folder, name)
+        else:
+            self._fail(entry.path, f"was another name of {escape(entry.link)} and differs from it; it was left alone")
+        return False
+
+    def _link_to(self, first: Name, entry: Entry, folder: Folder | None, name: bytes) -> None:
         if not self._dry_run:
             assert folder
             with _keeping_time(folder):
-                if not restore.link(above, first, folder, name, Manner(self._owners)):
-                    self._fail(entry.path, f"cannot be linked to {escape(entry.link)} here")
+                if not restore.link(*first, folder, name, Manner(self._owners, force=True)):
+                    self._fail(entry.path, f"cannot be linked to {escape(entry.link)} on this file system")
                     return
         self._tell(entry.path, f"linked to {escape(entry.link)}")
-
-    def _join(self, entry: Entry, folder: Folder, name: bytes, found: os.stat_result) -> bool:
-        """Makes a file of its own a further name again, if the content is the same; whether that is now so."""
-        source = self._find(entry.link)
-        if source is None:
-            return True
-        above, first = source
-        other = os.stat(first, dir_fd=above.fd, follow_symlinks=False)
-        if (other.st_dev, other.st_ino) == (found.st_dev, found.st_ino):
-            return True
-        if other.st_size != found.st_size or not _equal(above.fd, first, folder.fd, name):
-            self._fail(entry.path, f"was another name of {escape(entry.link)} and differs from it; it was left alone")
-            return False
-        if not self._dry_run:
-            with _keeping_time(folder):
-                restore.link(above, first, folder, name, Manner(self._owners, force=True))
-        self._tell(entry.path, f"linked to {escape(entry.link)}")
-        return False
-
-    def _find(self, path: bytes) -> tuple[Folder, bytes] | None:
-        """The folder of a regular file, and its name there; None if it is not one, or not there."""
-        *parts, name = path.split(b"/")
-        folder = self._top
-        try:
-            for part in parts:
-                folder = restore.reopen(folder, part)
-            found = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
-        except OSError:
-            return None
-        return (folder, name) if stat.S_ISREG(found.st_mode) else None
 
     # -- attributes ------------------------------------------------------------------------------------------
 
@@ -292,20 +276,6 @@ def _keeping_time(folder: Folder) -> Iterator[None]:
     yield
     with contextlib.suppress(OSError):
         os.utime(folder.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def _equal(a_folder: int, a_name: bytes, b_folder: int, b_name: bytes) -> bool:
-    """Whether two regular files have the same bytes. Raises OSError."""
-    with (
-        open(os.open(a_name, _CONTENT, dir_fd=a_folder), "rb") as a,
-        open(os.open(b_name, _CONTENT, dir_fd=b_folder), "rb") as b,
-    ):
-        while True:
-            left, right = a.read(_READ), b.read(_READ)
-            if left != right:
-                return False
-            if not left:
-                return True
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO, NamedTuple, Self
 
 from .errors import DamagedError, FormatError, SourceError, UsageError
@@ -95,7 +96,7 @@ class StructureFile:
             path = header.raw_path
             if not header.directory.is_dir:
                 raise FormatError(f"{escape(path) or 'the root'} is not a directory in it")
-            for record in (header.directory, *records):
+            for record in chain((header.directory,), records):
                 _require_usable(record)
         return path if self._sections == 1 or not path else None
 

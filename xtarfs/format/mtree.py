@@ -26,6 +26,7 @@ from .records import (
 _TYPES = {FILE: b"file", DIRECTORY: b"dir", SYMLINK: b"link", FIFO: b"fifo", CHARACTER: b"char", BLOCK_DEVICE: b"block"}
 _KINDS = {word: kind for kind, word in _TYPES.items()}
 _DEVICES = (b"char", b"block")
+_LONGEST = 1 << 20  # bytes of an entry; a path and a target of 4,096 bytes each take 32 KiB at most
 _USUAL = {b"type": b"file", b"uid": b"0", b"gid": b"0", b"mode": b"0644", b"nlink": b"1"}
 _NEEDED = (b"type", b"uid", b"gid", b"mode", b"time")
 
@@ -124,6 +125,8 @@ def _logical_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
             continue
         if (len(text) - len(text.rstrip(b"\\"))) % 2:
             begun += text[:-1] + b" "
+            if len(begun) > _LONGEST:
+                raise FormatError(f"line {number} goes on for too long")
             continue
         if begun + text:
             yield number, begun + text
