@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import xtarfs
+from builder.launched import expand
 from builder.pybackup import finddirs
 from xtarfs.errors import UsageError, XtarError
 
@@ -275,6 +276,30 @@ def test_a_damaged_zip_stays_and_is_named(test: Path, capfd: pytest.CaptureFixtu
     assert not Path("e/a/run").exists()
     assert Path("e/run.zip").read_bytes() == data
     assert Path("e/same").exists()
+
+
+def test_no_flipped_bit_brings_a_wrong_byte(tmp_path: Path) -> None:
+    content = trees.words(300)
+    (tmp_path / "test").mkdir()
+    trees.write(tmp_path / "test" / "x", content)
+    e = tmp_path / "e"
+    finddirs().compressdir(str(tmp_path / "test")).launch(str(tmp_path / "test" / ".xtar"), str(e))
+    whole, listed = (e / "x.zip").read_bytes(), (e / ".launched-by-xtar").read_bytes()
+    refused = 0
+    for at in range(len(whole)):
+        data = bytearray(whole)
+        data[at] ^= 1 << at % 8
+        (e / "x.zip").write_bytes(data)
+        (e / ".launched-by-xtar").write_bytes(listed)
+        (e / "x").unlink(missing_ok=True)
+        if expand(str(e)):
+            assert not (e / "x").exists()
+            assert (e / "x.zip").read_bytes() == data
+            refused += 1
+        else:
+            assert (e / "x").read_bytes() == content
+            assert os.listdir(e) == ["x"]
+    assert refused > 200
 
 
 def test_expansion_follows_no_symlink(test: Path, tmp_path: Path) -> None:

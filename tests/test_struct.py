@@ -475,10 +475,10 @@ def read(path: Path) -> list[Entry]:
 def test_no_cut_goes_unseen(structure: Path, tmp_path: Path) -> None:
     whole = structure.read_bytes()
     text = gzip.decompress(whole)
-    for data in (whole, text):
+    for data, step in ((whole, 1), (text, 7)):
         (tmp_path / "cut").write_bytes(data)
         assert len(read(tmp_path / "cut")) == 7
-        for size in range(len(data)):
+        for size in range(0, len(data), step):
             (tmp_path / "cut").write_bytes(data[:size])
             with pytest.raises((FormatError, AssertionError)):
                 read(tmp_path / "cut")
