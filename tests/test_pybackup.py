@@ -318,6 +318,20 @@ def test_a_tar_made_by_hand_is_told_of(test: Path) -> None:
     assert done.problems == [(b"same", "has no zip of its own in this archive; use 'xtar extract'")]
 
 
+def test_what_damage_has_hit_is_named_and_all_else_launched(test: Path) -> None:
+    finddirs().compressdir("test")
+    with xtarfs.open("test/.xtar") as opened:
+        node = opened.lookup("a/run")
+        at = node.base + node.record.at
+    data = bytearray((test / ".xtar").read_bytes())
+    data[at : at + 512] = trees.noise(512)
+    (test / ".xtar").write_bytes(data)
+    done = finddirs().launch("test/.xtar", "e")
+    assert [path for path, _ in done.problems] == [b"a/run"]
+    finddirs().expandzipfiles("e")
+    assert {path for path in ("a/run", "a/same", "z/nothing") if Path("e", path).exists()} == {"a/same", "z/nothing"}
+
+
 def test_an_archive_with_a_list_of_its_own_is_refused(test: Path) -> None:
     (test / ".launched-by-xtar").touch()
     finddirs().compressdir("test")

@@ -397,21 +397,41 @@ sys.exit(main(["struct", "apply", sys.argv[1], sys.argv[2]]))
 """
 
 
-@ROOT
-def test_what_only_root_may_set_is_told_and_exit_1(tree: Path, structure: Path, tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        os.chmod(folder, 0o755)
+def apply_as_nobody(structure: Path, tree: Path) -> subprocess.CompletedProcess[str]:
+    for folder in tree.parents:
+        if not folder.stat().st_mode & 1:
+            os.chmod(folder, 0o711)
     os.chmod(structure, 0o644)
+    return subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, structure, tree], capture_output=True, text=True, timeout=60,
+        env=environment() | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+
+
+@ROOT
+def test_an_ordinary_user_gets_a_tree_of_his_own_back(tree: Path, tmp_path: Path) -> None:
+    for path in (tree, *trees.paths_below(tree)):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    os.chmod(tree / "sub", 0o550)
+    trees.set_times(tree)
+    want = trees.snapshot(tree)
+    save(str(tree), str(tmp_path / "s"))
+    os.chmod(tree / "sub", 0o700)
+    (tree / "sub" / "empty").rmdir()
+    (tree / "sub" / "again").unlink()
+    (tree / "link").unlink()
+    os.chmod(tree / "file", 0o600)
+    done = apply_as_nobody(tmp_path / "s", tree)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert trees.differences(want, trees.snapshot(tree)) == []
+
+
+@ROOT
+def test_what_only_root_may_set_is_told_and_exit_1(tree: Path, structure: Path) -> None:
     os.chmod(tree / "sub" / "run", 0o700)
     os.chown(tree / "file", 65534, 65534)
     os.utime(tree / "file", ns=(0, 0))
-    done = subprocess.run(
-        [sys.executable, "-c", AS_NOBODY, structure, tree],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(),
-    )
+    done = apply_as_nobody(structure, tree)
     assert done.returncode == 1
     assert "xtar: sub/run: could not be set: mode 0700 -> 0755\n" in done.stderr
     assert "xtar: file: could not be set: owner 65534:65534 -> 0:0\n" in done.stderr
