@@ -409,7 +409,8 @@ def apply_as_nobody(structure: Path, tree: Path) -> subprocess.CompletedProcess[
 
 
 @ROOT
-def test_an_ordinary_user_gets_a_tree_of_his_own_back(tree: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("closed", [False, True])
+def test_an_ordinary_user_gets_a_tree_of_his_own_back(tree: Path, tmp_path: Path, closed: bool) -> None:
     for path in (tree, *trees.paths_below(tree)):
         os.chown(path, 65534, 65534, follow_symlinks=False)
     os.chmod(tree / "sub", 0o550)
@@ -421,8 +422,12 @@ def test_an_ordinary_user_gets_a_tree_of_his_own_back(tree: Path, tmp_path: Path
     (tree / "sub" / "again").unlink()
     (tree / "link").unlink()
     os.chmod(tree / "file", 0o600)
+    if closed:
+        trees.set_times(tree)
+        os.chmod(tree / "sub", 0)
     done = apply_as_nobody(tmp_path / "s", tree)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert ("sub: mode 0000 -> 0550\n" in done.stdout) == closed
     assert trees.differences(want, trees.snapshot(tree)) == []
 
 

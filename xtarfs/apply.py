@@ -40,13 +40,17 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Level:
-    """A folder on the way down. folder: None if it is not there, because this is a dry run or it is `lost`."""
+    """A folder on the way down. folder: None if it is not there, because this is a dry run or it is `lost`.
+
+    closed: the mode that it had, if that kept even its owner out.
+    """
 
     name: bytes
     folder: Folder | None
     record: Record | None = None
     made: bool = False
     lost: bool = False
+    closed: int | None = None
 
 
 def apply(file: StructureFile, destination: str, changed: Tell, wrong: Tell, *, dry_run: bool = False) -> Outcome:
@@ -120,9 +124,10 @@ class _Application:
                     return _Level(name, None, made=True)
                 return _Level(name, restore.reopen(above.folder, name))
             assert above.folder
+            closed = _open_up(above.folder, name)
             with _keeping_time(above.folder):
                 folder = restore.enter(above.folder, name, Manner(self._owners))
-            return _Level(name, folder, made=folder.made)
+            return _Level(name, folder, made=folder.made, closed=closed)
         except (OSError, FormatError) as error:
             why = "exists and is not a directory" if isinstance(error, (NotADirectoryError, FileExistsError)) else ""
             self._fail(path, f"cannot be entered: {why or _reason(error)}; nothing below it was touched")
@@ -134,12 +139,13 @@ class _Application:
         level = self._stack.pop()
         if level.lost:
             return
-        if level.folder is None or level.record is None:
-            if level.made:
-                self._tell(path, "directory made")
-            return
         try:
-            self._set(path, level.folder.fd, level.record, "directory made" if level.made else "")
+            if level.folder and level.closed is not None:
+                os.fchmod(level.folder.fd, level.closed)
+            if level.folder and level.record:
+                self._set(path, level.folder.fd, level.record, "directory made" if level.made else "")
+            elif level.made:
+                self._tell(path, "directory made")
         except (OSError, ValueError, FormatError) as error:
             self._fail(path, f"cannot be put right: {_reason(error)}")
 
@@ -267,6 +273,23 @@ class _Application:
     def _fail(self, path: bytes, why: str) -> None:
         self._outcome.wrong += 1
         self._wrong(path, why)
+
+
+def _open_up(folder: Folder, name: bytes) -> int | None:
+    """Lets an ordinary user into a directory of his own, to work there; gives the mode that it had if that did not."""
+    try:
+        fd = os.open(name, _HANDLE | os.O_DIRECTORY, dir_fd=folder.fd)
+    except OSError:
+        return None
+    try:
+        found = os.fstat(fd)
+        mode = stat.S_IMODE(found.st_mode)
+        if mode & stat.S_IRWXU == stat.S_IRWXU or os.geteuid() != found.st_uid or not found.st_uid:
+            return None
+        os.chmod(f"/proc/self/fd/{fd}", mode | stat.S_IRWXU)
+        return mode
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
