@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -24,7 +25,12 @@ _RESULTS = "build/bench/%Y%m%d-%H%M%S.jsonl"
 def main() -> int:
     arguments = _parser().parse_args()
     if arguments.report:
-        _publish(merge(map(load, arguments.report)), arguments.out)
+        try:
+            runs = [load(path) for path in arguments.report]
+        except OSError as error:
+            print(f"{error.filename}: cannot be read: {error.strerror}", file=sys.stderr)
+            return 2
+        _publish(merge(runs), arguments.out)
         return 0
     signal.signal(signal.SIGTERM, _stop)  # so that what is mounted is unmounted
     results = arguments.json or Path(time.strftime(_RESULTS, time.gmtime()))
@@ -54,11 +60,11 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", action="append", choices=GROUPS, help="measure this group; may be repeated")
-    parser.add_argument("--rounds", type=_count, default=3, metavar="N", help="default 3")
-    parser.add_argument("--size", type=_count, default=1000, metavar="MB", help="of a tree at most, default 1000")
-    parser.add_argument("--files", type=_thousand, default=10**6, metavar="N", help="of the largest growing tree")
+    parser.add_argument("--rounds", type=_at_least(1), default=3, metavar="N", help="default 3")
+    parser.add_argument("--size", type=_at_least(1), default=1000, metavar="MB", help="of a tree at most, default 1000")
+    parser.add_argument("--files", type=_at_least(1000), default=10**6, metavar="N", help="of the largest growing tree")
     parser.add_argument("--limit", type=float, default=600, metavar="SECONDS", help="of a command, default 600")
-    parser.add_argument("--out", type=Path, default=Path("build/bench"), metavar="DIR", help="for tables and figure")
+    parser.add_argument("--out", type=Path, default=Path("docs"), metavar="DIR", help="for tables and figure")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="for what is measured, default build/bench/DATE.jsonl"
     )
@@ -76,18 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+def _at_least(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"a number from {least}")
+        return int(text)
 
-
-def _thousand(text: str) -> int:
-    value = int(text)
-    if value < 1000:
-        raise argparse.ArgumentTypeError("at least 1000")
-    return value
+    return parse
 
 
 def _settings(arguments: argparse.Namespace, groups: list[str]) -> str:

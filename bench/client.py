@@ -40,13 +40,11 @@ def reads(path: str, count: int) -> dict[str, float]:
     with open(path, "rb", buffering=0) as file:
         pages = os.fstat(file.fileno()).st_size // PAGE
         places = [rng.randrange(pages) * PAGE for _ in range(count)]
-        start = time.perf_counter()
-        for done, place in enumerate(places, 1):
-            if len(os.pread(file.fileno(), PAGE, place)) != PAGE:
-                raise OSError(f"{path}: a short read at {place}")
-            seconds = time.perf_counter() - start
-            if seconds > LONGEST:
-                break
+        done, seconds, start = 0, 0.0, time.perf_counter()
+        while done < count and seconds < LONGEST:
+            if len(os.pread(file.fileno(), PAGE, places[done])) != PAGE:
+                raise OSError(f"{path}: a short read at {places[done]}")
+            done, seconds = done + 1, time.perf_counter() - start
         return {"seconds": seconds * count / done, "exit": 0}
 
 

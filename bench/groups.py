@@ -9,61 +9,19 @@ from functools import partial
 from . import trees, works
 from .bench import Bench, require
 from .breakdown import breakdown
-from .measure import NotMeasured, TookTooLong, drop_caches, measure
+from .measure import measure
 from .packers import BUILD, BUILDERS, EXTRACT, LIST, READERS, SQUASHFS, VERIFY, XTAR_6, ZIP, Packer, Reader
-from .peers import SQUASHFUSE, XTARS, Peer, all_peers
+from .peers import SQUASHFUSE, XTARS, all_peers
 from .samples import BUILDS, EXTRACTS, GROWTH, MOUNTS, PARTS, Sample
-from .servers import Mount, mounted
-from .trees import Lists, Tree, write_lists
+from .trees import Tree
+from .turns import mount_in_turn
 
 _LONG = 10**6  # files of a tree whose builds take minutes: they are done once
 
 
 def mounts(bench: Bench) -> None:
     for name in (trees.SMALL, trees.MIXED, trees.LARGE, trees.CLONE):
-        _mount_in_turn(bench, MOUNTS, bench.tree(name), all_peers(bench.floor), works.of(name))
-
-
-def _mount_in_turn(bench: Bench, group: str, tree: Tree, peers: Sequence[Peer], todo: Sequence[works.Work]) -> None:
-    with bench.folder() as place:
-        shapes = {peer.inside for peer in peers}
-        lists = {inside: write_lists(tree, place / str(number), inside) for number, inside in enumerate(shapes)}
-        for number in range(bench.rounds):
-            for peer in peers:
-                if bench.failed(group, tree, peer.name, works.READY) or (peer.once and number):
-                    continue
-                try:
-                    _mount(bench, group, tree, peer, lists[peer.inside], todo)
-                except NotMeasured as reason:
-                    bench.fail(group, tree, peer.name, works.READY, str(reason))
-
-
-def _mount(bench: Bench, group: str, tree: Tree, peer: Peer, lists: Lists, todo: Sequence[works.Work]) -> None:
-    """One turn of a peer. Raises NotMeasured where it has no mount, or not any more."""
-    require(peer.needs)
-    archive = bench.archive(peer.packer, tree) if peer.packer else tree.path
-    with bench.folder() as place, mounted(peer, archive, place / "mount", bench.limit) as mount:
-        if mount.ready is not None:
-            bench.record(Sample(group, tree.name, peer.name, works.READY, mount.ready, mount.cpu(), mount.peak()))
-        for work in todo:
-            if work.own_paths and peer.inside:
-                continue
-            try:
-                bench.record(_work(bench, group, tree, peer, lists, work, mount))
-            except TookTooLong:
-                raise
-            except NotMeasured as reason:
-                bench.record(Sample(group, tree.name, peer.name, work.name, note=str(reason)))
-
-
-def _work(bench: Bench, group: str, tree: Tree, peer: Peer, lists: Lists, work: works.Work, mount: Mount) -> Sample:
-    if work.cold:
-        drop_caches()
-    before = mount.cpu()
-    used = work.measure(lists, tree.path, mount.point, bench.limit)
-    cpu = mount.cpu()
-    spent = cpu - before if cpu is not None and before is not None else None
-    return Sample(group, tree.name, peer.name, work.name, used.seconds, spent, mount.peak())
+        mount_in_turn(bench, MOUNTS, bench.tree(name), all_peers(bench.floor), works.of(name))
 
 
 # --- builds, extracts: warm, as the processor's work is what tells them apart ---
@@ -130,7 +88,7 @@ def growth(bench: Bench) -> None:
         tree = trees.make_growing(bench.work, name, files, directory)
         bench.log.tree(name, tree.facts())
         _build_in_turn(bench, GROWTH, tree, (XTAR_6, ZIP, SQUASHFS), 1 if files >= _LONG else bench.rounds)
-        _mount_in_turn(bench, GROWTH, tree, peers, (works.FIND, works.SOME_FILES))
+        mount_in_turn(bench, GROWTH, tree, peers, (works.FIND, works.SOME_FILES))
         bench.forget(tree)
 
 

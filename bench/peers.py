@@ -22,7 +22,7 @@ NESTED = "ratarmount -r, the same .xtar"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """command(archive, point) serves in the foreground; with `kernel` it only mounts, and without it nothing is mounted.
+    """command(archive, point) serves in the foreground; with `kernel` it only mounts; without it there is no mount.
 
     packer: of the archive; without it the command gets the tree itself. inside: where a file of the tree stands in the
     mount, if not under its own path. once: one round is enough, as it takes minutes.

@@ -93,14 +93,14 @@ def _read_twice(run: Run, mount: str) -> Found | None:
 
 def _mount_and_read(run: Run, mount: str) -> Found | None:
     def total(peer: str) -> float | None:
-        parts = [run.median(MOUNTS, trees.SMALL, peer, work) for work in (works.READY, works.READ_COLD)]
+        parts = [run.median(MOUNTS, trees.SMALL, peer, work) for work in (works.READY_COLD, works.READ_COLD)]
         return None if None in parts else sum(part for part in parts if part is not None)
 
     return _ratio(total(mount), total(NESTED))
 
 
 def _ready_growth(run: Run, mount: str) -> Found | None:
-    large, small = (run.median(GROWTH, f"10^{power} files", mount, works.READY) for power in (6, 3))
+    large, small = (run.median(GROWTH, f"10^{power} files", mount, works.READY_WARM) for power in (6, 3))
     return _ratio(large, small)
 
 

@@ -10,7 +10,7 @@ from .measure import READS, RUN, Usage, measure
 from .packers import Command
 from .trees import BIG, CLONE, LARGE, Lists
 
-READY = "ready"
+READY_COLD, READY_WARM = "ready, cold", "ready, warm"
 FIND_COLD, FIND_WARM = "find -ls, cold", "find -ls, warm"
 STAT = "stat of everything, cold"
 READ_COLD, READ_WARM = "read every file, cold", "read every file, warm"
