@@ -18,6 +18,7 @@ from .figure import draw
 from .groups import GROUPS
 from .measure import caches_drop
 from .samples import Log, Run, describe, load, merge
+from .servers import detach, mount_points
 
 _RESULTS = "build/bench/%Y%m%d-%H%M%S.jsonl"
 
@@ -40,18 +41,15 @@ def main() -> int:
     groups = arguments.only or list(GROUPS)
     log = Log(results, describe(_settings(arguments, groups)))
     with tempfile.TemporaryDirectory(prefix="xtar-bench-", dir=arguments.work_dir) as place:
-        work = Path(place)
-        bench = Bench(
-            work,
-            log,
-            arguments.rounds,
-            arguments.size * 1_000_000,
-            arguments.files,
-            arguments.limit,
-            _built_floor(arguments.floor, work),
-        )
-        for group in groups:
-            GROUPS[group](bench)
+        work = Path(place).resolve()
+        size, floor = arguments.size * 1_000_000, _built_floor(arguments.floor, work)
+        bench = Bench(work, log, arguments.rounds, size, arguments.files, arguments.limit, floor)
+        try:
+            for group in groups:
+                GROUPS[group](bench)
+        finally:
+            for point in mount_points(work):  # a signal may have come between a mount and its end
+                detach(point)
     print(f"measured: {results}")
     _publish(load(results), arguments.out)
     return 0
@@ -115,9 +113,12 @@ def _built_floor(source: Path, work: Path) -> Path | None:
 def _publish(run: Run, folder: Path) -> None:
     page = folder / "performance.md"
     report.write(page, run)
-    draw(run, folder / "performance.svg")
     print(report.targets(run))
-    print(f"written to {page}, and the figure beside it")
+    print(f"written to {page}")
+    try:
+        draw(run, folder / "performance.svg")
+    except ModuleNotFoundError as error:
+        print(f"no figure, as {error.name} is not installed: pip install '.[lab]'", file=sys.stderr)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

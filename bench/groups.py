@@ -88,7 +88,7 @@ def growth(bench: Bench) -> None:
         tree = trees.make_growing(bench.work, name, files, directory)
         bench.log.tree(name, tree.facts())
         _build_in_turn(bench, GROWTH, tree, (XTAR_6, ZIP, SQUASHFS), 1 if files >= _LONG else bench.rounds)
-        mount_in_turn(bench, GROWTH, tree, peers, (works.FIND, works.SOME_FILES))
+        mount_in_turn(bench, GROWTH, tree, peers, (works.FIND, works.READ_SOME))
         bench.forget(tree)
 
 

@@ -104,9 +104,14 @@ def released(point: Path, seconds: float) -> Iterator[None]:
 
 
 def is_mounted(point: Path) -> bool:
-    """Without asking the file system there, which may not answer."""
+    return point in mount_points(point)
+
+
+def mount_points(folder: Path) -> list[Path]:
+    """Those at and below a folder, found without asking the file systems there, which may not answer."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as lines:
-        return any(line.split()[4] == str(point) for line in lines)
+        points = [Path(line.split()[4].replace("\\040", " ")) for line in lines]
+    return [point for point in points if point.is_relative_to(folder)]
 
 
 def detach(point: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import stat
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Tree:
 
     def files(self) -> list[str]:
         """Paths of its regular files."""
-        return [name for name in self.entries() if (self.path / name).is_file()]
+        return [name for name in self.entries() if stat.S_ISREG(os.lstat(self.path / name).st_mode)]
 
     def entries(self) -> list[str]:
         """All paths below it, in order."""

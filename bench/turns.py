@@ -20,10 +20,12 @@ def mount_in_turn(bench: Bench, group: str, tree: Tree, peers: Sequence[Peer], t
         lists = {inside: write_lists(tree, place / str(number), inside) for number, inside in enumerate(shapes)}
         for number in range(bench.rounds):
             for peer in peers:
-                if bench.failed(group, tree, peer.name, works.READY_COLD) or (peer.once and number):
+                possible = [work for work in todo if work.possible(peer)]
+                failed = bench.failed(group, tree, peer.name, works.READY_COLD)
+                if failed or not possible or (peer.once and number):
                     continue
                 try:
-                    _Turn(bench, group, tree, peer, lists[peer.inside], todo).take()
+                    _Turn(bench, group, tree, peer, lists[peer.inside], possible).take()
                 except NotMeasured as reason:
                     bench.fail(group, tree, peer.name, works.READY_COLD, str(reason))
 
@@ -55,8 +57,6 @@ class _Turn:
 
     def _work_in(self, mount: Mount) -> None:
         for work in self.todo:
-            if work.own_paths and self.peer.inside:
-                continue
             try:
                 self._measure(work, mount)
             except TookTooLong:
