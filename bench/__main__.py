@@ -116,7 +116,7 @@ def _publish(run: Run, folder: Path) -> None:
     print(report.targets(run))
     print(f"written to {page}")
     try:
-        draw(run, folder / "performance.svg")
+        draw(run, folder / report.FIGURE)
     except ModuleNotFoundError as error:
         print(f"no figure, as {error.name} is not installed: pip install '.[lab]'", file=sys.stderr)
 

@@ -12,6 +12,7 @@ from .packers import BUILD, XTAR_6, ZIP
 from .samples import BUILDS, EXTRACTS, GROWTH, MOUNTS, PARTS, Run, Sample
 from .targets import Verdict, default_engine, verdicts
 
+FIGURE = "performance.svg"  # beside the page
 _MAKER = "bench"
 _NOTHING = "–"
 
@@ -21,7 +22,7 @@ def write(page: Path, run: Run) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     groups = {sample.group for sample in run.samples}
     put(page, "machine", _machine(run), _MAKER)
-    put(page, "targets", targets(run), _MAKER)
+    put(page, "targets", f"![Seconds for the main works]({FIGURE})\n\n{targets(run)}", _MAKER)
     for group, part in ((MOUNTS, mounts), (BUILDS, builds), (EXTRACTS, extracts), (GROWTH, growth)):
         if group in groups:
             put(page, group, part(run), _MAKER)
