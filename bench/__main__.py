@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
-from . import report
+from . import report, stop
 from .bench import Bench
 from .figure import draw
 from .groups import GROUPS
 from .measure import caches_drop
 from .samples import Log, Run, describe, load, merge
-from .servers import detach, mount_points
 
 _RESULTS = "build/bench/%Y%m%d-%H%M%S.jsonl"
 
@@ -33,7 +30,7 @@ def main() -> int:
             return 2
         _publish(merge(runs), arguments.out)
         return 0
-    signal.signal(signal.SIGTERM, _stop)  # so that what is mounted is unmounted
+    stop.listen()
     results = arguments.json or Path(time.strftime(_RESULTS, time.gmtime()))
     if results.exists():
         print(f"{results}: exists already; give --json another name", file=sys.stderr)
@@ -44,12 +41,8 @@ def main() -> int:
         work = Path(place).resolve()
         size, floor = arguments.size * 1_000_000, _built_floor(arguments.floor, work)
         bench = Bench(work, log, arguments.rounds, size, arguments.files, arguments.limit, floor)
-        try:
-            for group in groups:
-                GROUPS[group](bench)
-        finally:
-            for point in mount_points(work):  # a signal may have come between a mount and its end
-                detach(point)
+        for group in groups:
+            GROUPS[group](bench)
     print(f"measured: {results}")
     _publish(load(results), arguments.out)
     return 0
@@ -121,13 +114,5 @@ def _publish(run: Run, folder: Path) -> None:
         print(f"no figure, as {error.name} is not installed: pip install '.[lab]'", file=sys.stderr)
 
 
-def _stop(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signum, signal.SIG_IGN)  # a second one must not stop the cleaning up
-    sys.exit(128 + signum)
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())

@@ -10,7 +10,7 @@ from . import trees, works
 from .bench import Bench, require
 from .breakdown import breakdown
 from .measure import measure
-from .packers import BUILD, BUILDERS, EXTRACT, LIST, READERS, SQUASHFS, VERIFY, XTAR_6, ZIP, Packer, Reader
+from .packers import BUILD, BUILDERS, BY_DEFAULT, EXTRACT, LIST, READERS, SQUASHFS, VERIFY, ZIP, Packer, Reader
 from .peers import SQUASHFUSE, XTARS, all_peers
 from .samples import BUILDS, EXTRACTS, GROWTH, MOUNTS, PARTS, Sample
 from .trees import Tree
@@ -31,8 +31,8 @@ def builds(bench: Bench) -> None:
     for name in (trees.SMALL, trees.MIXED, trees.LARGE):
         tree = bench.tree(name)
         _build_in_turn(bench, BUILDS, tree, BUILDERS, bench.rounds)
-        for part, size in breakdown(bench.archive(XTAR_6, tree)).items():
-            bench.record(Sample(PARTS, tree.name, XTAR_6.name, part, size=size))
+        for part, size in breakdown(bench.archive(BY_DEFAULT, tree)).items():
+            bench.record(Sample(PARTS, tree.name, BY_DEFAULT.name, part, size=size))
 
 
 def _build_in_turn(bench: Bench, group: str, tree: Tree, tools: Sequence[Packer], rounds: int) -> None:
@@ -87,7 +87,7 @@ def growth(bench: Bench) -> None:
     for name, files, directory in trees.growing(bench.files):
         tree = trees.make_growing(bench.work, name, files, directory)
         bench.log.tree(name, tree.facts())
-        _build_in_turn(bench, GROWTH, tree, (XTAR_6, ZIP, SQUASHFS), 1 if files >= _LONG else bench.rounds)
+        _build_in_turn(bench, GROWTH, tree, (BY_DEFAULT, ZIP, SQUASHFS), 1 if files >= _LONG else bench.rounds)
         mount_in_turn(bench, GROWTH, tree, peers, (works.FIND, works.READ_SOME))
         bench.forget(tree)
 

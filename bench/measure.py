@@ -8,13 +8,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab.command import environment
 
+from . import stop
+
 PEERS = Path(__file__).resolve().parent.parent / "build" / "peers" / "bin"  # where `make bench` puts ratarmount
+_PATIENCE = 0.5  # seconds between two looks whether to stop
 RUN = "run"
 READS = "reads"
 _CLIENT = Path(__file__).with_name("client.py")
@@ -58,15 +62,22 @@ def measure(command: Sequence[str | Path], limit: float, *, cwd: Path | None = N
         start_new_session=True,
     )
     try:
-        out, err = client.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        raise TookTooLong(f"took more than {limit:g} s") from None
+        out, err = _communicate(client, limit)
     finally:
         end(client)
     result = json.loads(out) if out else {"exit": client.returncode}
     if result["exit"]:
         raise NotMeasured(f"exit code {result['exit']}{last_line(err)}")
     return Usage(result["seconds"], result.get("cpu"), result.get("peak"))
+
+
+def _communicate(client: subprocess.Popen[bytes], limit: float) -> tuple[bytes, bytes]:
+    deadline = time.monotonic() + limit
+    while (left := deadline - time.monotonic()) > 0:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return client.communicate(timeout=min(left, _PATIENCE))
+        stop.check()
+    raise TookTooLong(f"took more than {limit:g} s")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

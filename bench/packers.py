@@ -22,10 +22,8 @@ class Packer:
     first: Callable[[Path], Command] | None = None
 
 
-def _xtar(level: int) -> Packer:
-    return Packer(
-        f"xtar -{level}", (), "a.xtar", lambda tree, out: (*XTAR, "build", tree, "-o", out, "--level", str(level))
-    )
+def _xtar(name: str, *options: str) -> Packer:
+    return Packer(name, (), "a.xtar", lambda tree, out: (*XTAR, "build", tree, "-o", out, *options))
 
 
 def _piped(name: str, compressor: str) -> Packer:
@@ -33,7 +31,7 @@ def _piped(name: str, compressor: str) -> Packer:
     return Packer(f"tar | {name}", (name,), f"a.tar.{name}", lambda tree, out: ("sh", "-c", script, "sh", out))
 
 
-XTAR_6 = _xtar(6)
+BY_DEFAULT = _xtar("xtar")
 ZIP = Packer("zip -r -6", ("zip",), "a.zip", lambda tree, out: ("zip", "-qr6", out, "."))
 TAR_GZ = _piped("gzip", "gzip")
 SQUASHFS = Packer(
@@ -46,9 +44,9 @@ EROFS = Packer(
     "mkfs.erofs", ("mkfs.erofs",), "a.erofs", lambda tree, out: ("mkfs.erofs", "--quiet", "-zlz4hc", out, tree)
 )
 BUILDERS = (
-    _xtar(1),
-    XTAR_6,
-    _xtar(9),
+    _xtar("xtar -1", "--level", "1"),
+    BY_DEFAULT,
+    _xtar("xtar -9", "--level", "9"),
     ZIP,
     TAR_GZ,
     _piped("zstd", "zstd -q"),
@@ -91,7 +89,7 @@ READERS = (
     Reader(
         "xtar",
         (),
-        XTAR_6,
+        BY_DEFAULT,
         {
             EXTRACT: (*XTAR, "extract", "{archive}", "-C", "{folder}"),
             LIST: (*XTAR, "list", "-lR", "{archive}"),

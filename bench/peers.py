@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lab.command import XTAR
 
-from .packers import EROFS, SQUASHFS, TAR_GZ, XTAR_6, ZIP, Command, Packer
+from .packers import BY_DEFAULT, EROFS, SQUASHFS, TAR_GZ, ZIP, Command, Packer
 
 ENGINES = ("native", "mfusepy", "fusepy")  # the values of XTARFS_FUSE, the one taken by default first
 SOURCE = "source on disk"
@@ -57,7 +57,7 @@ def _loop(kind: str) -> Callable[[Path, Path], Command]:
 
 
 XTARS = tuple(
-    Peer(engine_name(engine), (), XTAR_6, _in_foreground(*XTAR, "mount", "-f"), environment={"XTARFS_FUSE": engine})
+    Peer(engine_name(engine), (), BY_DEFAULT, _in_foreground(*XTAR, "mount", "-f"), environment={"XTARFS_FUSE": engine})
     for engine in ENGINES
 )
 SQUASHFUSE = Peer(SQUASHFUSE_LL, ("squashfuse_ll",), SQUASHFS, _in_foreground("squashfuse_ll", "-f"))
@@ -79,7 +79,7 @@ def all_peers(floor: Path | None) -> tuple[Peer, ...]:
         Peer(
             NESTED,
             ("ratarmount",),
-            XTAR_6,
+            BY_DEFAULT,
             _in_foreground(*_RATARMOUNT, "-r", "--recursive-extensions=.xtar,.zip"),
             inside=_nested,
             once=True,

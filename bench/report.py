@@ -8,7 +8,7 @@ from statistics import median
 
 from lab.report import put, table
 
-from .packers import BUILD, XTAR_6, ZIP
+from .packers import BUILD, BY_DEFAULT, ZIP
 from .samples import BUILDS, EXTRACTS, GROWTH, MOUNTS, PARTS, Run, Sample
 from .targets import Verdict, default_engine, verdicts
 
@@ -44,10 +44,9 @@ def targets(run: Run) -> str:
     rows = [_verdict(verdict) for verdict in verdicts(run)]
     done = [verdict.met for verdict in verdicts(run) if verdict.met is not None]
     head = ["work", "against", "at most", "measured", ""]
-    return (
-        f"{table(head, rows)}\n{sum(done)} of {len(done)} measured targets met. "
-        f"Mounts are those of xtar on {default_engine(run)} where the table names no other.\n"
-    )
+    engine = default_engine(run)
+    mounts = f" Mounts are those of xtar on {engine} where the table names no other." if engine else ""
+    return f"{table(head, rows)}\n{sum(done)} of {len(done)} measured targets met.{mounts}\n"
 
 
 def _verdict(verdict: Verdict) -> list[str]:
@@ -113,12 +112,12 @@ def _parts(run: Run) -> str:
     for part in _distinct(sample.work for sample in found):
         cells = []
         for tree in trees:
-            size = sum(run.values(PARTS, tree, XTAR_6.name, part, "size"))
+            size = sum(run.values(PARTS, tree, BY_DEFAULT.name, part, "size"))
             whole = run.median(BUILDS, tree, ZIP.name, BUILD, "size")
             cells.append(f"{size / 1e6:.2f}" + (f" ({size / whole:.3f})" if whole else ""))
         rows.append([part, *cells])
     head = ["", *trees]
-    return f"**What {XTAR_6.name} writes**: MB (of the size of {ZIP.name})\n\n{table(head, rows)}" if rows else ""
+    return f"**What {BY_DEFAULT.name} writes**: MB (of the size of {ZIP.name})\n\n{table(head, rows)}" if rows else ""
 
 
 def extracts(run: Run) -> str:

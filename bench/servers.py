@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import stop
 from .measure import NotMeasured, end, last_line, surroundings
 from .peers import Peer
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _POLL = 0.002  # seconds
+_PATIENCE = 0.5
 
 
 @dataclass(slots=True)
@@ -82,25 +84,30 @@ def _wait(peer: Peer, server: subprocess.Popen[bytes], point: Path, deadline: fl
     while not is_mounted(point):
         if server.poll() is not None and (server.returncode or not peer.kernel) and not is_mounted(point):
             raise _Ended
-        if time.perf_counter() > deadline:
-            raise NotMeasured("was not ready in time")
+        _go_on(deadline)
         time.sleep(_POLL)
-    with released(point, deadline - time.perf_counter()):
-        try:
-            os.listdir(point)
-        except OSError as error:
-            raise NotMeasured(f"its root cannot be listed: {error.strerror}") from None
+    answers: list[str] = []
+    asker = threading.Thread(target=_ask, args=(point, answers), daemon=True)  # it may never come back
+    asker.start()
+    while not answers:
+        asker.join(_PATIENCE)
+        _go_on(deadline)
+    if answers[0]:
+        raise NotMeasured(f"its root cannot be listed: {answers[0]}")
 
 
-@contextlib.contextmanager
-def released(point: Path, seconds: float) -> Iterator[None]:
-    """Whoever waits for an answer from the mount gets an error after `seconds`."""
-    watch = threading.Timer(seconds, detach, [point])
-    watch.start()
+def _ask(point: Path, answers: list[str]) -> None:
     try:
-        yield
-    finally:
-        watch.cancel()
+        os.listdir(point)
+        answers.append("")
+    except OSError as error:
+        answers.append(str(error.strerror))
+
+
+def _go_on(deadline: float) -> None:
+    stop.check()
+    if time.perf_counter() > deadline:
+        raise NotMeasured("was not ready in time")
 
 
 def is_mounted(point: Path) -> bool:

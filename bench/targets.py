@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from . import trees, works
-from .packers import BUILD, EXTRACT, SQUASHFS, VERIFY, XTAR_6, ZIP
+from .packers import BUILD, BY_DEFAULT, EXTRACT, SQUASHFS, VERIFY, ZIP
 from .peers import ENGINES, FUSE_ZIP, KERNEL_SQUASHFS, NESTED, RATARMOUNT, SOURCE, SQUASHFUSE_LL, engine_name
 from .samples import BUILDS, EXTRACTS, GROWTH, MOUNTS, Run
 
@@ -43,15 +43,15 @@ class Verdict:
         return self.found[0] <= self.target.limit if self.found else None
 
 
-def default_engine(run: Run) -> str:
+def default_engine(run: Run) -> str | None:
     """The one that a user gets: the first that was measured."""
     measured = {sample.tool for sample in run.samples if sample.seconds is not None}
-    return next((engine for engine in ENGINES if engine_name(engine) in measured), ENGINES[0])
+    return next((engine for engine in ENGINES if engine_name(engine) in measured), None)
 
 
 def verdicts(run: Run) -> list[Verdict]:
     """Each target with the default engine; with the first measured of its own engines if it is not for all."""
-    usual = default_engine(run)
+    usual = default_engine(run) or ENGINES[0]
     found = []
     for target in TARGETS:
         engine = usual if usual in target.engines or not target.engines else target.engines[0]
@@ -106,7 +106,7 @@ def _ready_growth(run: Run, mount: str) -> Found | None:
 
 def _build(tree: str, against: str, figure: str = "seconds") -> Figure:
     def found(run: Run, mount: str) -> Found | None:
-        ours = run.median(BUILDS, tree, XTAR_6.name, BUILD, figure)
+        ours = run.median(BUILDS, tree, BY_DEFAULT.name, BUILD, figure)
         return _ratio(ours, run.median(BUILDS, tree, against, BUILD, figure))
 
     return found
@@ -131,7 +131,7 @@ def _peak(files: int, mounting: bool) -> Figure:
     """Megabytes: the most of any work, in any tree of that many files."""
 
     def figure(run: Run, mount: str) -> Found | None:
-        tool = mount if mounting else XTAR_6.name
+        tool = mount if mounting else BY_DEFAULT.name
         power = f"10^{len(str(files)) - 1} "
         return _worst(
             (sample.peak / MB, sample.tree)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import lab.tree
 
+from . import stop
 from .measure import surroundings
 from .samples import Facts
 
@@ -134,6 +135,7 @@ def growing(limit: int) -> list[tuple[str, int, int]]:
 def make_growing(folder: Path, name: str, files: int, directory: int) -> Tree:
     path = folder / name.replace(" ", "-")
     for start in range(0, files, directory):
+        stop.check()
         place = path / f"directory-{start // directory:04}"
         place.mkdir(parents=True)
         for number in range(start, start + directory):

@@ -18,7 +18,7 @@ import pytest
 from bench import breakdown, measure, report, samples, servers, targets, trees, turns, works
 from bench.bench import Bench
 from bench.measure import NotMeasured, TookTooLong
-from bench.packers import BUILD, XTAR_6, ZIP
+from bench.packers import BUILD, BY_DEFAULT, ZIP
 from bench.peers import FUSE_ZIP, KERNEL_SQUASHFS, NESTED, SOURCE, SQUASHFUSE_LL, XTARS, Peer, all_peers, engine_name
 from bench.samples import BUILDS, GROWTH, MOUNTS, Facts, Log, Run, Sample
 from bench.trees import Tree
@@ -99,7 +99,7 @@ def test_a_mount_is_used_by_each_peer_in_turn_and_the_figures_are_saved(
 ) -> None:
     absent = Peer("absent", ("no-such-command",), None, lambda archive, point: ("no-such-command",))
     source = next(peer for peer in all_peers(None) if peer.name == SOURCE)
-    refused = Peer("refused", (), XTAR_6, PYTHON_PEER.command, environment={"XTARFS_FUSE": "no-such-engine"})
+    refused = Peer("refused", (), BY_DEFAULT, PYTHON_PEER.command, environment={"XTARFS_FUSE": "no-such-engine"})
     turns.mount_in_turn(bench, MOUNTS, tree, (PYTHON_PEER, source, absent, refused), (works.FIND, works.READ))
     run = samples.load(tmp_path / "log.jsonl")
     assert [(s.tool, s.work) for s in run.samples] == [
@@ -294,7 +294,7 @@ def test_with_ratarmount_the_worst_work_counts() -> None:
 def test_size_on_mixed_trees_is_judged_only_where_files_are_large_enough() -> None:
     built = [
         Sample(BUILDS, trees.MIXED, tool, BUILD, 1, size=size)
-        for tool, size in ((XTAR_6.name, 66_000), (ZIP.name, 60_000))
+        for tool, size in ((BY_DEFAULT.name, 66_000), (ZIP.name, 60_000))
     ]
     few, many = ({trees.MIXED: Facts(files, 1, 1)} for files in (10, 20))
     assert [value for key, value in measured(Run([], few, built)).items() if "mean packed" in key[0]] == [1.1]
@@ -306,7 +306,7 @@ def test_memory_is_that_of_the_worst_tree_of_a_size() -> None:
     for tree, mount, build in (("10^5 files", 90, 200), ("10^5 in one directory", 135, 260), ("10^6 files", 300, 240)):
         run.samples += [
             Sample(GROWTH, tree, MFUSEPY, works.READY_WARM, 1, peak=mount * 10**6),
-            Sample(GROWTH, tree, XTAR_6.name, BUILD, 1, peak=build * 10**6, size=1),
+            Sample(GROWTH, tree, BY_DEFAULT.name, BUILD, 1, peak=build * 10**6, size=1),
         ]
     found = {v.target.work: (v.found[0], v.met) for v in targets.verdicts(run) if v.found}
     assert found == {
@@ -374,17 +374,17 @@ def test_a_run_that_is_ended_leaves_no_mount_and_loses_no_figure(tmp_path: Path)
     log, work = tmp_path / "log.jsonl", tmp_path / "work"
     work.mkdir()
     options = ("--only", "growth", "--files", "1000", "--rounds", "1", "--json", log, "--work-dir", work)
-    run = subprocess.Popen(
-        command(*options, "--out", tmp_path / "out"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    said = tmp_path / "said"
+    with open(said, "wb") as output:
+        run = subprocess.Popen(command(*options, "--out", tmp_path / "out"), cwd=ROOT, stdout=output, stderr=output)
     try:
         assert until(lambda: bool(servers.mount_points(work)), 120)
         run.send_signal(signal.SIGTERM)
-        assert run.wait(120) == 128 + signal.SIGTERM
+        assert run.wait(120) == 128 + signal.SIGTERM, said.read_text()
     finally:
         run.kill()
     assert servers.mount_points(work) == [] and list(work.iterdir()) == []
-    assert (GROWTH, XTAR_6.name, BUILD) in {(s.group, s.tool, s.work) for s in samples.load(log).samples}
+    assert (GROWTH, BY_DEFAULT.name, BUILD) in {(s.group, s.tool, s.work) for s in samples.load(log).samples}
     done = subprocess.run(
         command("--report", log, "--out", tmp_path / "out"),
         cwd=ROOT,
@@ -394,4 +394,4 @@ def test_a_run_that_is_ended_leaves_no_mount_and_loses_no_figure(tmp_path: Path)
         timeout=60,
     )
     assert done.returncode == 0
-    assert f"| 10^3 files | {XTAR_6.name} |" in (tmp_path / "out" / "performance.md").read_text()
+    assert f"| 10^3 files | {BY_DEFAULT.name} |" in (tmp_path / "out" / "performance.md").read_text()
