@@ -118,6 +118,15 @@ def test_a_mount_is_used_by_each_peer_in_turn_and_the_figures_are_saved(
     assert servers.mount_points(tmp_path) == []
 
 
+def test_who_takes_too_long_once_is_not_asked_again(bench: Bench, tree: Tree, tmp_path: Path) -> None:
+    bench.limit = 1
+    slow = works.Work("slow", lambda lists, folder: ("sleep", "600"))
+    source = next(peer for peer in all_peers(None) if peer.name == SOURCE)
+    turns.mount_in_turn(bench, MOUNTS, tree, (source,), (slow, works.FIND))
+    said = [(s.tool, s.seconds, s.note) for s in samples.load(tmp_path / "log.jsonl").samples]
+    assert said == [(SOURCE, None, "took more than 1 s")]
+
+
 def test_every_work_succeeds_on_the_source(bench: Bench, tree: Tree, tmp_path: Path) -> None:
     lists = trees.write_lists(tree, tmp_path / "lists", None)
     (tree.path / trees.BIG).write_bytes(os.urandom(50_000))
