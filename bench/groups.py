@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 
 from . import trees, works
 from .bench import Bench, require
@@ -31,12 +32,14 @@ def builds(bench: Bench) -> None:
     for name in (trees.SMALL, trees.MIXED, trees.LARGE):
         tree = bench.tree(name)
         _build_in_turn(bench, BUILDS, tree, BUILDERS, bench.rounds)
+        if bench.failed(BUILDS, tree, BY_DEFAULT.name, BUILD):
+            continue
         for part, size in breakdown(bench.archive(BY_DEFAULT, tree)).items():
             bench.record(Sample(PARTS, tree.name, BY_DEFAULT.name, part, size=size))
 
 
 def _build_in_turn(bench: Bench, group: str, tree: Tree, tools: Sequence[Packer], rounds: int) -> None:
-    _warm(tree)
+    _warm(tree.path / name for name in tree.files())
     for _ in range(rounds):
         for packer in tools:
             bench.attempt(group, tree, packer.name, BUILD, partial(_build, bench, group, tree, packer))
@@ -68,15 +71,19 @@ def extracts(bench: Bench) -> None:
 def _read(bench: Bench, tree: Tree, reader: Reader, work: str) -> Sample:
     require(reader.needs)
     archive = bench.archive(reader.packer, tree)
+    _warm([archive])
     with bench.folder() as place:
         os.sync()
         used = measure(reader.command(work, archive, place), bench.limit)
     return Sample(EXTRACTS, tree.name, reader.name, work, used.seconds, used.cpu, used.peak)
 
 
-def _warm(tree: Tree) -> None:
-    for name in tree.files():
-        (tree.path / name).read_bytes()
+def _warm(paths: Iterable[Path]) -> None:
+    """Reads files into the kernel's cache."""
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
 
 
 # --- growth ---
