@@ -43,6 +43,9 @@ def _add_build(commands: Commands) -> None:
     selection.add_argument("--exclude-caches", action="store_true", help="leave out folders with a CACHEDIR.TAG")
     selection.add_argument("--files-from", metavar="FILE|-", help="store only these paths, one a line or NUL-ended")
     selection.add_argument("--one-file-system", action="store_true", help="do not enter other file systems")
+    increment = parser.add_argument_group("what has changed")
+    increment.add_argument("--base", metavar="PREV.xtar", default="", help="store only what changed since that copy")
+    increment.add_argument("--checksum", action="store_true", help="compare the content of all files with the base's")
     how = parser.add_argument_group("how")
     how.add_argument("--level", metavar="N", type=int, default=6, help="1 (fast) to 9 (small), default 6")
     how.add_argument("--chunk-size", metavar="SIZE", default="32KiB", help="a multiple of 4KiB, default 32KiB")
@@ -65,7 +68,7 @@ def _build(arguments: argparse.Namespace) -> int:
     if arguments.redundancy is not None and not 1 <= parse_percent(arguments.redundancy) <= 100:
         raise UsageError(f"--redundancy {arguments.redundancy}: must be between 1 and 100")
     if arguments.dry_run:
-        census, result = survey(arguments.directory, options)
+        census, result = survey(arguments.directory, options, arguments.output)
         result.files, result.directories, result.others = census.files, census.directories, census.others
         result.content = census.size
         _tell(result, f"{arguments.directory}: would store")
@@ -131,7 +134,17 @@ def _options(arguments: argparse.Namespace) -> Options:
         only=_listed(arguments.files_from) if arguments.files_from else None,
     )
     settings = Settings(arguments.level, chunk_size)
-    return Options(settings, selection, arguments.jobs, arguments.work_dir, arguments.force)
+    if arguments.checksum and not arguments.base:
+        raise UsageError("--checksum: compares with a base; name it by --base")
+    return Options(
+        settings,
+        selection,
+        arguments.jobs,
+        arguments.work_dir,
+        arguments.force,
+        arguments.base,
+        arguments.checksum,
+    )
 
 
 def _listed(path: str) -> list[bytes]:
@@ -168,3 +181,7 @@ def _tell(result: Result, what: str) -> None:
     print(line)
     if result.identifier:
         print(f"identifier {result.identifier}")
+    if result.changes:
+        from .summary import describe
+
+        print("\n".join(describe(result.changes)))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 
 from .compress import SEGMENT, Settings
-from .files import Job, Stored, store_small
+from .files import Job, Stored, refer, store_small
 from .plan import Work
 
 _BATCH_FILES = 32
@@ -32,7 +32,7 @@ class _Batch:
 
 def _try_store(job: Job, settings: Settings) -> Stored | OSError | None:
     try:
-        return store_small(job, settings)
+        return refer(job) if job.is_unchanged else store_small(job, settings)
     except OSError as error:
         return error
 
@@ -62,7 +62,7 @@ class Lookahead:
 
     def _add(self, work: Work) -> None:
         job = work.job
-        size = job.item.stat.st_size if job else 0
+        size = job.item.stat.st_size if job and not job.is_unchanged else 0
         if job is None or job.link or size > SEGMENT or not stat.S_ISREG(job.item.stat.st_mode):
             self._queue.append((work, None, 0))
             return

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from xtarfs.format import tar
+from xtarfs.format.records import FILE, TYPE_OF_BITS
 from xtarfs.format.tar import Mark
 
 from .files import Job, Stored
+from .incremental import PreviousCopy
 from .links import LinkTable
 from .scan import Enter, Item, Leave, Step
 
@@ -24,11 +26,14 @@ class Work:
 
 
 class Planner:
-    """Gives every item its inode number, its containing directory's mark and its part in a hard link."""
+    """Gives every item its inode number, its containing directory's mark, its part in a hard link, and what it may be
+    in the copy before, if there is one.
+    """
 
-    def __init__(self, tag: bytes, links: LinkTable) -> None:
+    def __init__(self, tag: bytes, links: LinkTable, base: PreviousCopy | None = None) -> None:
         self._tag = tag
         self._links = links
+        self._base = base
         self._inos = 0
 
     def run(self, steps: Iterator[Step]) -> Iterator[Work]:
@@ -36,14 +41,21 @@ class Planner:
         for step in steps:
             if isinstance(step, Leave):
                 marks.pop()
+                if self._base:
+                    self._base.leave()
                 yield Work(step)
             elif isinstance(step, Enter):
                 self._inos += 1
                 item = step.item
+                if self._base:
+                    self._base.enter(item.name if item else None)
                 yield Work(step, Job(item, marks[-1], self._inos) if item else None)
                 marks.append(Mark(self._tag, self._inos, tar.ROLE_FILE))
             else:
-                yield Work(step, self._job(step, marks[-1]))
+                job = self._job(step, marks[-1])
+                if self._base:
+                    self._compare(job, self._base)
+                yield Work(step, job)
 
     def _job(self, item: Item, mark: Mark) -> Job:
         linked = item.stat.st_nlink > 1 and stat.S_ISREG(item.stat.st_mode)
@@ -55,3 +67,10 @@ class Planner:
             return Job(item, mark, self._inos)
         self._links.remember(item.stat, self._inos, item.path)
         return Job(item, mark, self._inos, self._links.names(item.stat))
+
+    def _compare(self, job: Job, base: PreviousCopy) -> None:
+        kind = TYPE_OF_BITS[stat.S_IFMT(job.item.stat.st_mode)]
+        if kind == FILE and not job.link:
+            job.match = base.match(job.item)
+        else:
+            base.find(job.item.name, kind)

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from xtarfs.attributes import read_xattrs
 
 from .compress import Settings
-from .files import Job, LargeFile, Stored, describe, describe_link, describe_native, store_small
+from .files import Job, LargeFile, Stored, describe, describe_link, describe_native, refer, store_small
+from .incremental import PreviousCopy
 from .layout import Layout
 from .links import LinkTable
 from .lookahead import Lookahead
@@ -22,11 +23,15 @@ from .origin import OriginLog
 from .output import Output
 from .plan import Planner
 from .scan import Enter, Leave, Step
+from .summary import Changes, Summary
 
 
 @dataclass(slots=True)
 class Result:
-    """What a build did. content: bytes in regular files; size: bytes of the archive; paths are below the source."""
+    """What a build did. content: bytes in regular files; size: bytes of the archive; paths are below the source.
+
+    changes: since the copy before, if there is one.
+    """
 
     files: int = 0
     directories: int = 0
@@ -37,6 +42,7 @@ class Result:
     identifier: str = ""
     problems: list[tuple[bytes, str]] = field(default_factory=list)
     notices: list[tuple[bytes, str]] = field(default_factory=list)
+    changes: Changes | None = None
 
     def problem(self, path: bytes, reason: str) -> None:
         self.problems.append((path, reason))
@@ -47,13 +53,18 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What stays the same for a whole build. tag: the six bytes that mark every member of the archive."""
+    """What stays the same for a whole build. tag: the six bytes that mark every member of the archive.
+
+    base: the copy before; summary: told of what differs from it.
+    """
 
     source: str
     work_dir: str
     settings: Settings
     jobs: int
     tag: bytes
+    base: PreviousCopy | None = None
+    summary: Summary | None = None
 
 
 class ArchiveWriter:
@@ -72,7 +83,10 @@ class ArchiveWriter:
         self._lookahead = Lookahead(pool, setup.jobs, setup.settings)
         self._settings = setup.settings
         self._large = LargeFile(out, pool, setup.jobs, setup.settings)
-        self._planner = Planner(setup.tag, links)
+        self._planner = Planner(setup.tag, links, setup.base)
+        self._base = setup.base
+        self._summary = setup.summary
+        self._holders: set[str] = set()
         self._result = result
         self._progress = progress
         self._layout = Layout(out, setup.tag, setup.work_dir)
@@ -113,7 +127,7 @@ class ArchiveWriter:
 
     def _store_late(self, job: Job) -> Stored:
         """A file that was not packed ahead: a large one, or a further name of one whose first name failed."""
-        return store_small(job, self._settings) or self._large.store(job)
+        return store_small(job, self._settings) or refer(job) or self._large.store(job)
 
     def _store_native(self, job: Job) -> None:
         self._layout.add_native(describe_native(job))
@@ -126,7 +140,13 @@ class ArchiveWriter:
         record = stored.record
         if record.changed:
             self._result.problem(job.item.path, "changed while it was read; stored as read")
-        self._layout.add_file(record, at, stored.table)
+        if stored.former:
+            self._layout.add(record)
+            self._holders |= stored.former.holders
+        else:
+            self._layout.add_file(record, at, stored.table)
+        if self._summary:
+            self._summary.note(job, stored)
         self._origin.add(job.ino, stored.origin)
         self._progress(record.size)
 
@@ -134,7 +154,9 @@ class ArchiveWriter:
         self._layout.leave()
         if self._layout.depth:
             return
-        facts = self._layout.finish(self._origin.finish())
+        base = self._base
+        holders = base.holders(self._holders) if base else []
+        facts = self._layout.finish(self._origin.finish(), base=holders, previous=base.identifier if base else "")
         result = self._result
         result.identifier, result.size = facts.id, self._out.position
         result.files, result.directories, result.others = facts.files, facts.directories, facts.others

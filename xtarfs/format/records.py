@@ -62,8 +62,8 @@ class Elsewhere(msgspec.Struct, omit_defaults=True, frozen=True):
     """The archive that holds a file's data, by identifier, where it is not the one that holds the record.
 
     The record's `at`, `data` and `index` count from that archive's first byte then, its `table_copy` from that
-    archive's chunk tables. former: the file's path in the copy before, where it differs: an archive that replaces
-    the holder has the file there.
+    archive's chunk tables. former: the file's path before it was last renamed, if that was since: an archive that
+    replaces the holder may have the file there.
     """
 
     archive: Identifier
