@@ -8,14 +8,20 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import xtarfs
 from builder.build import Options, build
+from builder.layout import Layout
+from xtarfs.errors import DamagedError
 from xtarfs.extract import ExtractOptions, extract
+from xtarfs.format.records import Elsewhere
+from xtarfs.tree import Node
 
 from . import trees
 from .mounting import failure, live, until, xtar
@@ -159,3 +165,36 @@ def test_plain_tar_and_unzip_open_a_copy(copies: Path) -> None:
     assert {path.name for path in out.glob("*.zip")} == {"new.zip"}
     done = subprocess.run(["unzip", "-p", out / "new.zip"], capture_output=True, check=True)
     assert done.stdout == b"of copy 3\n"
+
+
+def test_a_record_that_leads_to_one_that_leads_on_is_an_error(copies: Path) -> None:
+    """No builder writes it: a record names the archive that has the member. It is not followed, so nothing can turn."""
+    with xtarfs.open(str(copies / "3.xtar")) as archive:
+        node = archive.lookup("first")
+        second = next(identifier for identifier, name, _ in archive.holders() if name == "2.xtar")
+        crafted = msgspec.structs.replace(node.record, elsewhere=Elsewhere(second))
+        with pytest.raises(DamagedError):
+            archive.read(Node(crafted, 0, b"first"), 0, 100)
+        own = msgspec.structs.replace(node.record, elsewhere=Elsewhere(archive.tree.locator.id))  # type: ignore[union-attr]
+        with pytest.raises(DamagedError):
+            archive.read(Node(own, 0, b"first again"), 0, 100)
+
+
+def test_archives_that_replace_one_another_in_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a forger makes them. Every one of them leads to the next, and none has the data."""
+    source = tmp_path / "source"
+    source.mkdir()
+    trees.write(source / "file", b"content")
+    archives = {name: str(tmp_path / f"{name}.xtar") for name in ("left full", "right full", "left", "right")}
+    ids: dict[str, str] = {}
+    finish = Layout.finish
+    for side in ("left", "right"):
+        trees.write(source / f"only {side}", b"x")
+        ids[side] = build(str(source), archives[f"{side} full"], Options()).identifier
+    for side, other in (("left", "right"), ("right", "left")):
+        monkeypatch.setattr(Layout, "finish", partialmethod(finish, replaces=[ids[other]]))
+        build(str(source), archives[side], Options(base=archives[f"{side} full"]))
+        os.unlink(archives[f"{side} full"])
+    done = xtar("cat", archives["left"], "file")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "circle" in done.stderr and done.stderr.count("\n") == 1
