@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -52,7 +52,7 @@ def build(
     """
     try:
         with Output(destination, force=options.force) as out:
-            result = fill(source, out, options, identity(destination), progress)
+            result = fill(source, out, options, [destination], progress)
             out.commit()
     except OSError as error:
         raise BuildError(f"{destination}: not written: {error.strerror or error}") from None
@@ -63,17 +63,17 @@ def fill(
     source: str,
     out: Output,
     options: Options,
-    own: set[tuple[int, int]],
+    replaced: Sequence[str],
     progress: Callable[[int, int], None] = lambda size, total: None,
 ) -> Result:
-    """Writes the archive to `out`, and does not yet give it its name. own: device and inode of files to leave out."""
+    """Writes the archive to `out`, and does not yet give it its name. replaced: files that are to make way for it."""
     result = Result()
     work_dir = _work_dir(options)
     jobs = options.jobs or len(os.sched_getaffinity(0))
-    own = own | {out.identity}
+    own = {out.identity}.union(*map(identity, replaced))
     with (
         closing(LinkTable(work_dir)) as links,
-        _compared(source, out.path, options) as (base, summary),
+        _compared(source, replaced, options) as (base, summary),
         ThreadPoolExecutor(jobs) as pool,
     ):
         census = take_census(Scanner(source, options.selection, _ignore, _ignore, own), links)
@@ -89,7 +89,7 @@ def fill(
 def survey(source: str, options: Options, destination: str = "") -> tuple[Census, Result]:
     """What `build` would store, for a dry run: reads names and attributes, and content only to compare it."""
     result = Result()
-    with closing(LinkTable(_work_dir(options))) as links, _compared(source, destination, options) as (base, summary):
+    with closing(LinkTable(_work_dir(options))) as links, _compared(source, [destination], options) as (base, summary):
         scanner = Scanner(source, options.selection, result.problem, result.notice, identity(destination))
         census = take_census(scanner, links)
         result.excluded = scanner.excluded
@@ -104,7 +104,9 @@ def survey(source: str, options: Options, destination: str = "") -> tuple[Census
 
 
 @contextmanager
-def _compared(source: str, destination: str, options: Options) -> Iterator[tuple[PreviousCopy | None, Summary | None]]:
+def _compared(
+    source: str, replaced: Sequence[str], options: Options
+) -> Iterator[tuple[PreviousCopy | None, Summary | None]]:
     """The copy before and the summary of what differs from it, if one is given. Raises UsageError."""
     if not options.base:
         yield None, None
@@ -114,7 +116,7 @@ def _compared(source: str, destination: str, options: Options) -> Iterator[tuple
         closing(Summary(work_dir)) as summary,
         closing(PreviousCopy(options.base, work_dir, checksum=options.checksum, gone=summary.gone)) as base,
     ):
-        base.require_apart(destination)
+        base.require_apart(replaced)
         base.require_kinship(source)
         yield base, summary
 

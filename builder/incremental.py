@@ -8,7 +8,7 @@ that path, and of the one that had the inode number. Devices are not compared: t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -108,15 +108,12 @@ class PreviousCopy:
         for path, what in self._archive.tree.damage:
             yield path, f"in {self._archive.source.name}: {what}"
 
-    def require_apart(self, destination: str) -> None:
-        """Raises UsageError if writing there would replace an archive that holds data of this copy."""
-        if not os.path.isfile(destination):
-            return
-        if os.path.samefile(self._archive.source.name, destination):
-            raise UsageError(f"{destination}: is the base itself; give the new copy a name of its own")
-        old = identify(destination)
-        if old and any(base.id == old.id for base in self._holders):
-            raise UsageError(f"{destination}: holds data of the copy before and cannot be replaced by the new one")
+    def require_apart(self, replaced: Iterable[str]) -> None:
+        """Raises UsageError if any of these files is an archive that holds data of this copy."""
+        for path in filter(os.path.isfile, replaced):
+            old = identify(path)
+            if old and any(base.id == old.id for base in self._holders):
+                raise UsageError(f"{path}: holds data of the base and cannot be replaced by the new copy")
 
     def require_kinship(self, source: str) -> None:
         """Raises UsageError if this cannot be a copy of the folder: another inode, and no name at the top in common."""
