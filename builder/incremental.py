@@ -117,11 +117,15 @@ class PreviousCopy:
 
     def require_kinship(self, source: str) -> None:
         """Raises UsageError if this cannot be a copy of the folder: another inode, and no name at the top in common."""
+        try:
+            inode, names = os.stat(source).st_ino, os.listdir(source)
+        except OSError:
+            return  # the scan says why
         root = self._archive.root
         identity = self._identities.get(root.record.ino)
-        if next(self._children(root), None) is None or (identity and identity.inode == os.stat(source).st_ino):
+        if next(self._children(root), None) is None or (identity and identity.inode == inode):
             return
-        if not any(map(self._has_at_top, os.listdir(source))):
+        if not any(map(self._has_at_top, names)):
             raise UsageError(
                 f"--base {self._archive.source.name}: is no copy of {source}: no name at its top is there; "
                 "give the base that belongs to it, or build without --base"

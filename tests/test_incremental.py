@@ -514,6 +514,13 @@ def test_a_base_that_does_not_belong(source: Path, tmp_path: Path, capsys: pytes
     assert "is no copy of" in line and "build without --base" in line
 
 
+def test_a_source_that_is_none(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy(source, 1)
+    os.rename(source, source.parent / "away")
+    line = refused(capsys, source, "--base", str(archive(source, 1)), "-o", str(archive(source, 2)))
+    assert "give a directory" in line
+
+
 def test_a_source_that_moved_still_belongs(source: Path) -> None:
     copy(source, 1)
     moved = source.parent / "moved"
