@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from xtarfs import cli
 from xtarfs.console import DONE, PARTLY, Commands, complain
+
+from .activity_commands import add_activity
+from .exclusions import add_exclude_options, exclude_patterns, read_list
 
 if TYPE_CHECKING:
     from xtarfs.recover import RecoverResult
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """The entry point of the command `xtar`; gives its exit code."""
-    return cli.main(argv, more=[_add_build], rebuild=_rebuild)
+    return cli.main(argv, more=[_add_build, add_activity], rebuild=_rebuild)
 
 
 def _add_build(commands: Commands) -> None:
@@ -30,17 +32,8 @@ def _add_build(commands: Commands) -> None:
     parser.add_argument("--force", action="store_true", help="replace OUT.xtar if it exists")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be stored")
     selection = parser.add_argument_group("what to store")
-    selection.add_argument(
-        "--exclude",
-        metavar="PATTERN",
-        action="append",
-        default=[],
-        help="leave out what a gitignore-style pattern matches; a bare name matches at any depth",
-    )
-    selection.add_argument("--exclude-from", metavar="FILE", action="append", default=[], help="patterns, one a line")
-    selection.add_argument("--exclude-caches", action="store_true", help="leave out folders with a CACHEDIR.TAG")
+    add_exclude_options(selection)
     selection.add_argument("--files-from", metavar="FILE|-", help="store only these paths, one a line or NUL-ended")
-    selection.add_argument("--one-file-system", action="store_true", help="do not enter other file systems")
     how = parser.add_argument_group("how")
     how.add_argument("--level", metavar="N", type=int, default=6, help="1 (fast) to 9 (small), default 6")
     how.add_argument("--chunk-size", metavar="SIZE", default="32KiB", help="a multiple of 4KiB, default 32KiB")
@@ -119,11 +112,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         raise UsageError(f"--level {arguments.level}: must be between 1 and {MAX_LEVEL}")
     if not 0 <= arguments.jobs <= 256:
         raise UsageError(f"--jobs {arguments.jobs}: must be between 1 and 256")
-    exclude = list(arguments.exclude)
-    for path in arguments.exclude_from:
-        exclude += os.fsdecode(_read(path)).splitlines()
     selection = Selection(
-        exclude=exclude,
+        exclude=exclude_patterns(arguments),
         exclude_caches=arguments.exclude_caches,
         one_file_system=arguments.one_file_system,
         only=_listed(arguments.files_from) if arguments.files_from else None,
@@ -134,16 +124,9 @@ def _options(arguments: argparse.Namespace) -> Options:
 
 def _listed(path: str) -> list[bytes]:
     """The paths of --files-from: NUL-ended if there is a NUL, else one a line."""
-    data = _read(path)
+    data = read_list(path)
     separator = b"\0" if b"\0" in data else b"\n"
     return [line for line in data.split(separator) if line]
-
-
-def _read(path: str) -> bytes:
-    if path == "-":
-        return sys.stdin.buffer.read() if sys.stdin else b""
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _tell(result: Result, what: str) -> None:
