@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, nlargest
 from itertools import pairwise
+from os.path import commonprefix
 
 from .changes import Changes
 
@@ -42,6 +43,14 @@ class Group:
     folders: list[tuple[bytes, int]]
     kinds: list[tuple[str, int]]
     top: list[ChangedFile]
+
+    @property
+    def main_folder(self) -> bytes:
+        """The folder with the most files, or the one that holds all of the list if several have as many."""
+        if len(self.folders) == 1 or self.folders[0][1] > self.folders[1][1]:
+            return self.folders[0][0]
+        parts = [path.split(b"/") for path, _ in self.folders]
+        return b"/".join(commonprefix(parts))
 
 
 class Activity:

@@ -24,7 +24,8 @@ WIDTH, HEIGHT = 1200, 720
 _LEFT, _RIGHT, _TOP = 84, 28, 76
 _AXIS = 52  # from the plot's lower edge to the first line of the legend
 _LINE = 24  # height of a line of the legend
-_LARGEST, _SMALLEST = 38.0, 2.5  # radii of discs
+_LARGEST, _SMALLEST = 38.0, 2.0  # radii of discs
+_COVER = 0.25  # of the plot by discs; where there are many, all are smaller
 _TEXT, _TITLE = 13, 20
 _LABEL_WIDTH = 120  # a time label and the space around it
 _CHARACTER = 0.64  # width of a character of DejaVu Sans, in font sizes, on average and rather more than less
@@ -88,6 +89,9 @@ def _plot(scene: Scene, bottom: float) -> list[Shape]:
     begin, end = begin - margin, end + margin
     most_bytes = max(mark.group.size for mark in scene.marks) or 1
     counts = count_ticks(max(mark.group.files for mark in scene.marks))
+    all_bytes = sum(mark.group.size for mark in scene.marks)
+    space = _COVER * (WIDTH - _LEFT - _RIGHT) * (bottom - _TOP)
+    largest = min(_LARGEST, math.sqrt(space / math.pi * most_bytes / max(all_bytes, 1)))
     low, high = bottom - _LARGEST - 4, _TOP + _LARGEST + 4
 
     def across(moment: int) -> float:
@@ -100,17 +104,18 @@ def _plot(scene: Scene, bottom: float) -> list[Shape]:
     for count in counts:
         shapes.append(Line(_LEFT, up(count), WIDTH - _RIGHT, up(count), _GRID))
         shapes.append(Text(_LEFT - 8, up(count) + 4, f"{count:,}", colour=_FAINT, anchor="end"))
-    shapes.append(Text(24, _TOP + 8, "files", colour=_FAINT))
+    caption = f"files; the area of a disc is its bytes, {human_size(most_bytes)} at most"
+    shapes.append(Text(24, _TOP + 8, caption, colour=_FAINT))
     for moment, label in time_ticks(begin, end, (WIDTH - _LEFT - _RIGHT) // _LABEL_WIDTH):
         shapes.append(Line(across(moment), _TOP + 16, across(moment), bottom, _GRID))
-        x = min(max(across(moment), _LEFT), WIDTH - _RIGHT - 30)
+        x = min(across(moment), WIDTH - _width(label) / 2 - 4)
         shapes.append(Text(x, bottom + 18, label, colour=_FAINT, anchor="middle"))
     shapes.append(Line(_LEFT, bottom, WIDTH - _RIGHT, bottom, _FAINT))
     for mark in scene.marks:
         group, colour = mark.group, scene.lanes[mark.lane].colour
         y = up(group.files)
         x1, x2 = across(group.begin), across(group.end)
-        radius = max(_LARGEST * math.sqrt(group.size / most_bytes), _SMALLEST)
+        radius = max(largest * math.sqrt(group.size / most_bytes), _SMALLEST)
         if x2 - x1 > 2 * radius:
             shapes.append(Line(x1, y, x2, y, colour, 2))
         hint = (

@@ -25,7 +25,7 @@ class Lane:
 
     @property
     def label(self) -> str:
-        return "elsewhere" if self.path is None else escape(self.path) or "."
+        return "elsewhere or several" if self.path is None else escape(self.path) or "the folder itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture before it is drawn. marks: the group with the most bytes first."""
+    """A picture before it is drawn. marks: what lies elsewhere first, then the group with the most bytes."""
 
     title: str
     subtitle: str
@@ -59,14 +59,15 @@ def make_scene(title: str, activity: Activity, most: int, top: int = 0) -> Scene
     groups = list(islice(activity.groups("bytes", top), most))
     weights: Counter[bytes] = Counter()
     for group in groups:
-        weights[group.folders[0][0]] += group.size + group.files
+        weights[group.main_folder] += group.size + group.files
     found = [path for path, _ in main_folders(weights, len(_COLOURS) + 1, 0)] if weights else []
     named = [path for path in found if path or len(found) == 1]
     lanes = [Lane(path, colour) for path, colour in zip(named, _COLOURS, strict=False)]
     if len(lanes) < len(found):
         lanes.append(Lane(None, _ELSEWHERE))
     numbers = {lane.path: number for number, lane in enumerate(lanes)}
-    marks = [Mark(group, _lane_of(group.folders[0][0], numbers)) for group in groups]
+    marks = [Mark(group, _lane_of(group.main_folder, numbers)) for group in groups]
+    marks.sort(key=lambda mark: lanes[mark.lane].path is not None)
     return Scene(title, _subtitle(activity, len(groups)), lanes, marks)
 
 

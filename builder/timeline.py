@@ -75,4 +75,11 @@ def _axis(begin: int, end: int, columns: int) -> tuple[str, str]:
 
 
 def _shorten(label: str) -> str:
-    return label if len(label) <= _LONGEST_LABEL else "…" + label[-_LONGEST_LABEL + 1 :]
+    """Its end, where it is too long."""
+    from rich.cells import cell_len
+
+    if cell_len(label) <= _LONGEST_LABEL:
+        return label
+    while cell_len(label) >= _LONGEST_LABEL:
+        label = label[1:]
+    return "…" + label
