@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, nlargest
 from itertools import pairwise
-from os.path import commonprefix
 
 from .changes import Changes
 
@@ -49,8 +48,7 @@ class Group:
         """The folder with the most files, or the one that holds all of the list if several have as many."""
         if len(self.folders) == 1 or self.folders[0][1] > self.folders[1][1]:
             return self.folders[0][0]
-        parts = [path.split(b"/") for path, _ in self.folders]
-        return b"/".join(commonprefix(parts))
+        return os.path.commonpath([path for path, _ in self.folders])
 
 
 class Activity:
