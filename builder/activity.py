@@ -150,7 +150,7 @@ def main_folders(weights: Mapping[bytes, int], most: int, share: float) -> list[
     weight in and below it but in no deeper folder of the list.
 
     Begins with the root alone, and takes out the heaviest folder below one that is listed, over and over, as long as
-    it has this share of the whole.
+    it has this share of the whole. Of a folder that keeps less, the rest counts for the one above.
     """
     if len(weights) == 1:
         return list(weights.items())
@@ -163,19 +163,35 @@ def main_folders(weights: Mapping[bytes, int], most: int, share: float) -> list[
             children[parent].add(path)
             below[parent] += weight
             path = parent
-    listed = {b"": below[b""]}
+    least = share * below[b""]
+    listed = Counter({b"": below[b""]})
     heap = [(-below[child], child, b"") for child in children[b""]]
     heapify(heap)
     while heap:
         minus, path, parent = heappop(heap)
-        if -minus < share * below[b""]:
+        rest = listed[parent] + minus
+        if -minus < least:
             break
-        if len(listed) == most and -minus < listed[parent]:
+        heir = parent  # what the parent keeps counts for it; if too little, no other folder below it can be listed
+        if parent and rest < max(least, 1):
+            heir = _listed_above(parent, listed)
+        room = most - len(listed) + (heir != parent or not rest)
+        if room < 1 + bool(rest and heir not in listed):
             continue
+        del listed[parent]
         listed[path] = -minus
-        listed[parent] += minus
-        if not listed[parent]:
-            del listed[parent]
+        listed[heir] += rest
+        if not listed[heir]:
+            del listed[heir]
         for child in children[path]:
             heappush(heap, (-below[child], child, path))
     return sorted(listed.items(), key=lambda folder: (-folder[1], folder[0]))
+
+
+def _listed_above(path: bytes, listed: Mapping[bytes, int]) -> bytes:
+    """The deepest folder above that is listed; the root, be it listed or not, if there is none."""
+    while path:
+        path = path.rpartition(b"/")[0]
+        if path in listed:
+            break
+    return path
