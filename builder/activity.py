@@ -154,6 +154,30 @@ def main_folders(weights: Mapping[bytes, int], most: int, share: float) -> list[
     """
     if len(weights) == 1:
         return list(weights.items())
+    below, children = _subtotals(weights)
+    least = share * below[b""]
+    listed = Counter({b"": below[b""]})
+    heap = [(-below[child], child, b"") for child in children[b""]]
+    heapify(heap)
+    while heap:
+        minus, path, parent = heappop(heap)
+        if -minus < least:
+            break
+        rest = listed[parent] + minus
+        after = listed.copy()
+        del after[parent]
+        after[path] = -minus
+        if rest:
+            after[parent if rest >= least else _listed_above(parent, listed)] += rest
+        if len(after) <= most:
+            listed = after
+            for child in children[path]:
+                heappush(heap, (-below[child], child, path))
+    return sorted(listed.items(), key=lambda folder: (-folder[1], folder[0]))
+
+
+def _subtotals(weights: Mapping[bytes, int]) -> tuple[Counter[bytes], defaultdict[bytes, set[bytes]]]:
+    """The weight in and below each folder, up to the root, and the folders right below it."""
     below: Counter[bytes] = Counter()
     children: defaultdict[bytes, set[bytes]] = defaultdict(set)
     for path, weight in weights.items():
@@ -163,29 +187,7 @@ def main_folders(weights: Mapping[bytes, int], most: int, share: float) -> list[
             children[parent].add(path)
             below[parent] += weight
             path = parent
-    least = share * below[b""]
-    listed = Counter({b"": below[b""]})
-    heap = [(-below[child], child, b"") for child in children[b""]]
-    heapify(heap)
-    while heap:
-        minus, path, parent = heappop(heap)
-        rest = listed[parent] + minus
-        if -minus < least:
-            break
-        heir = parent  # what the parent keeps counts for it; if too little, no other folder below it can be listed
-        if parent and rest < max(least, 1):
-            heir = _listed_above(parent, listed)
-        room = most - len(listed) + (heir != parent or not rest)
-        if room < 1 + bool(rest and heir not in listed):
-            continue
-        del listed[parent]
-        listed[path] = -minus
-        listed[heir] += rest
-        if not listed[heir]:
-            del listed[heir]
-        for child in children[path]:
-            heappush(heap, (-below[child], child, path))
-    return sorted(listed.items(), key=lambda folder: (-folder[1], folder[0]))
+    return below, children
 
 
 def _listed_above(path: bytes, listed: Mapping[bytes, int]) -> bytes:

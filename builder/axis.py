@@ -42,7 +42,7 @@ def _short_steps(start: datetime, step: int) -> Iterator[datetime]:
     """Multiples of a step from midnight on, or of days from the first of the month on."""
     midnight = start.replace(hour=0, minute=0, second=0)
     if step < _DAY:
-        moment = midnight
+        moment = midnight + (start - midnight) // timedelta(seconds=step) * timedelta(seconds=step)
         while True:
             yield moment
             moment += timedelta(seconds=step)

@@ -208,7 +208,7 @@ names = st.lists(st.sampled_from([b"a", b"b", b"c", b"x.py", b"y.PY", b"z.txt"])
 some_changes = st.dictionaries(names, st.tuples(st.integers(-50, 50), st.integers(0, 9)), min_size=1, max_size=30)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(some_changes, st.integers(0, 12))
 def test_groups_by_the_definition(files: dict[bytes, tuple[int, int]], radius: int) -> None:
     """A file is in a group while the gap to the next change is within the radius."""
@@ -256,7 +256,7 @@ def test_main_folders_are_the_heavy_ones() -> None:
     assert sum(weight for _, weight in main_folders(weights, 3, 0.05)) == sum(weights.values())
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(names, st.integers(1, 9), min_size=1), st.integers(1, 4), st.sampled_from([0, 0.05, 0.3]))
 def test_main_folders_share_out_everything(weights: dict[bytes, int], most: int, share: float) -> None:
     listed = main_folders(weights, most, share)
