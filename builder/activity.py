@@ -9,7 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, nlargest
-from itertools import pairwise
+from itertools import islice
+from operator import sub
 
 from .changes import Changes
 
@@ -64,9 +65,10 @@ class Activity:
         first = 0 if since is None else bisect_left(order, since, key=times.__getitem__)
         end = len(order) if until is None else bisect_right(order, until, key=times.__getitem__)
         self._order = order[first:end]
-        moments = map(times.__getitem__, self._order)
-        gaps = (number for number, (a, b) in enumerate(pairwise(moments), 1) if b - a > radius)
-        self._starts = array("Q", [0, *gaps] if self._order else [])
+        moments = array("q", map(times.__getitem__, self._order))
+        gaps = map(sub, islice(moments, 1, None), moments)
+        starts = (number for number, gap in enumerate(gaps, 1) if gap > radius)
+        self._starts = array("Q", [0, *starts] if self._order else [])
         self._starts.append(len(self._order))
 
     def __len__(self) -> int:
@@ -114,7 +116,6 @@ class Activity:
             folders[changes.folder_path(folder)] += files
         kinds = Counter(map(changes.kinds.__getitem__, rows))
         named = ((changes.kind_names[kind], files) for kind, files in kinds.items())
-        largest = nlargest(top, rows, key=lambda row: (changes.sizes[row], changes.times[row])) if top else ()
         return Group(
             begin=self.begin(number),
             end=self.end(number),
@@ -122,8 +123,21 @@ class Activity:
             size=self._size(rows),
             folders=main_folders(folders, _MOST_FOLDERS, _LEAST_SHARE),
             kinds=sorted(named, key=lambda kind: (-kind[1], kind[0]))[:_MOST_KINDS],
-            top=[ChangedFile(changes.path(row), changes.sizes[row], changes.times[row]) for row in largest],
+            top=[
+                ChangedFile(changes.path(row), changes.sizes[row], changes.times[row])
+                for row in self._largest(rows, top)
+            ],
         )
+
+    def _largest(self, rows: array[int], most: int) -> list[int]:
+        """The rows with the most bytes, of those with as many the newest; `rows` are sorted by time."""
+        if not most:
+            return []
+        sizes = self._changes.sizes
+        least = nlargest(most, map(sizes.__getitem__, rows))[-1]
+        larger = [row for row in rows if sizes[row] > least]
+        equal = islice((row for row in reversed(rows) if sizes[row] == least), most - len(larger))
+        return sorted((*reversed(larger), *equal), key=sizes.__getitem__, reverse=True)
 
 
 SORT_KEYS: dict[str, Callable[[Activity, int], int]] = {

@@ -101,8 +101,7 @@ class _Walk:
         self._device = os.fstat(root).st_dev
         self._selection = selection
         self._matches = matcher(selection.exclude)
-        self._by_birth = by == "btime"
-        self._time: Callable[[Any], int] = attrgetter("st_ctime_ns" if by == "ctime" else "st_mtime_ns")
+        self._time: Callable[[Any], int] | None = attrgetter(f"st_{by}_ns") if by != "btime" else None
 
     def begin(self, advance: Advance) -> list[bytes]:
         """Reads breadth first until all is read or there is enough left to share out; gives the folders left."""
@@ -160,35 +159,49 @@ class _Walk:
         """Takes down the files of one folder; gives the names of the folders in it."""
         if self._selection.one_file_system and os.fstat(fd).st_dev != self._device:
             return []
-        only = os.fsdecode(CACHE_TAG) if self._selection.exclude_caches and is_cache(fd) else None
+        leaves_out = self._exclusion(fd, path)
         folders: list[bytes] = []
         files: list[os.DirEntry[str]] = []
         try:
             with os.scandir(fd) as entries:
                 for entry in entries:
-                    is_folder = entry.is_dir(follow_symlinks=False)
-                    if only is not None and entry.name != only:
+                    if leaves_out is not None and leaves_out(entry):
                         continue
-                    if self._matches is not None and self._matches(_join(path, os.fsencode(entry.name)), is_folder):
-                        continue
-                    if is_folder:
-                        folders.append(os.fsencode(entry.name))
-                    elif entry.is_file(follow_symlinks=False):
+                    if entry.is_file(follow_symlinks=False):
                         files.append(entry)
                         if len(files) == _PORTION:
                             self._take(fd, path, files)
                             files = []
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append(os.fsencode(entry.name))
                 self._take(fd, path, files)
         except OSError as error:
             self.changes.problems.append((path, f"cannot be listed: {error.strerror}"))
         return folders
 
+    def _exclusion(self, fd: int, path: bytes) -> Callable[[os.DirEntry[str]], bool] | None:
+        """What tells which entries of a folder to leave out; None where none are."""
+        matches = self._matches
+        cache = self._selection.exclude_caches and is_cache(fd)
+        if matches is None and not cache:
+            return None
+        tag = os.fsdecode(CACHE_TAG)
+
+        def leaves_out(entry: os.DirEntry[str]) -> bool:
+            if cache and entry.name != tag:
+                return True
+            child = _join(path, os.fsencode(entry.name))
+            return matches is not None and matches(child, entry.is_dir(follow_symlinks=False))
+
+        return leaves_out
+
     def _take(self, fd: int, path: bytes, files: list[os.DirEntry[str]]) -> None:
         names, times, sizes = [], [], []
+        time_of = self._time
         for entry in files:
             try:
                 status = entry.stat(follow_symlinks=False)
-                time = birth_time(entry.name, fd) if self._by_birth else self._time(status)
+                time = birth_time(entry.name, fd) if time_of is None else time_of(status)
             except FileNotFoundError:
                 continue
             if time is None:
