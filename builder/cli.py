@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from xtarfs import cli
 from xtarfs.console import DONE, PARTLY, Commands, complain
 
+from .activity_commands import add_activity
+from .exclusions import add_exclude_options, exclude_patterns, read_list
 from .struct_commands import add_struct
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """The entry point of the command `xtar`; gives its exit code."""
-    return cli.main(argv, more=[_add_build, add_struct], rebuild=_rebuild)
+    return cli.main(argv, more=[_add_build, add_struct, add_activity], rebuild=_rebuild)
 
 
 def _add_build(commands: Commands) -> None:
@@ -32,15 +33,7 @@ def _add_build(commands: Commands) -> None:
     parser.add_argument("--force", action="store_true", help="replace OUT.xtar if it exists")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be stored")
     selection = parser.add_argument_group("what to store")
-    selection.add_argument(
-        "--exclude",
-        metavar="PATTERN",
-        action="append",
-        default=[],
-        help="leave out what a gitignore-style pattern matches; a bare name matches at any depth",
-    )
-    selection.add_argument("--exclude-from", metavar="FILE", action="append", default=[], help="patterns, one a line")
-    selection.add_argument("--exclude-caches", action="store_true", help="leave out folders with a CACHEDIR.TAG")
+    add_exclude_options(selection)
     selection.add_argument("--files-from", metavar="FILE|-", help="store only these paths, one a line or NUL-ended")
     selection.add_argument("--one-file-system", action="store_true", help="do not enter other file systems")
     increment = parser.add_argument_group("what has changed")
@@ -124,11 +117,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         raise UsageError(f"--level {arguments.level}: must be between 1 and {MAX_LEVEL}")
     if not 0 <= arguments.jobs <= 256:
         raise UsageError(f"--jobs {arguments.jobs}: must be between 1 and 256")
-    exclude = list(arguments.exclude)
-    for path in arguments.exclude_from:
-        exclude += os.fsdecode(_read(path)).splitlines()
     selection = Selection(
-        exclude=exclude,
+        exclude=exclude_patterns(arguments),
         exclude_caches=arguments.exclude_caches,
         one_file_system=arguments.one_file_system,
         only=_listed(arguments.files_from) if arguments.files_from else None,
@@ -149,16 +139,9 @@ def _options(arguments: argparse.Namespace) -> Options:
 
 def _listed(path: str) -> list[bytes]:
     """The paths of --files-from: NUL-ended if there is a NUL, else one a line."""
-    data = _read(path)
+    data = read_list(path)
     separator = b"\0" if b"\0" in data else b"\n"
     return [line for line in data.split(separator) if line]
-
-
-def _read(path: str) -> bytes:
-    if path == "-":
-        return sys.stdin.buffer.read() if sys.stdin else b""
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _tell(result: Result, what: str) -> None:

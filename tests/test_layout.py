@@ -101,5 +101,18 @@ def test_reading_works_without_the_builder(archive: Path) -> None:
 def test_start_up_loads_nothing_heavy() -> None:
     script = "import sys, builder.cli; print('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    heavy = {"deflate", "fuse", "hashlib", "lru", "mfusepy", "msgspec", "pathspec", "sqlite3", "tqdm", "zlib_ng"}
+    heavy = {
+        "PIL",
+        "deflate",
+        "fuse",
+        "hashlib",
+        "lru",
+        "mfusepy",
+        "msgspec",
+        "pathspec",
+        "rich",
+        "sqlite3",
+        "tqdm",
+        "zlib_ng",
+    }
     assert heavy.isdisjoint(done.stdout.split())
