@@ -144,10 +144,17 @@ class Archive:
 
     def require_at_hand(self, node: Node) -> None:
         """Raises ElsewhereError if any of a file's data lies in another archive or volume that is not there."""
+        self.members(node)
+
+    def members(self, node: Node) -> list[tuple[Node, Content]]:
+        """Where a file's data lies, in order: a node for each part, and the content of the archive that holds it.
+
+        Raises ElsewhereError where any of it is missing.
+        """
         node = self.data_node(node)
-        if _is_elsewhere(node):
-            for _ in self._holders.members(node):
-                pass
+        if not _is_elsewhere(node):
+            return [(node, self.content)]
+        return [(span.node, content) for span, content in self._holders.members(node)]
 
     def holders(self) -> Iterator[tuple[str, str, bool]]:
         """Identifier, name and presence of the other archives that hold data of this tree, the oldest first."""
