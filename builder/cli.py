@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from xtarfs import cli
 from xtarfs.console import DONE, PARTLY, Commands, complain
 
-from .chain_commands import add_merge
+from .chain_commands import add_merge, add_prune
 from .struct_commands import add_struct
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """The entry point of the command `xtar`; gives its exit code."""
-    return cli.main(argv, more=[_add_build, add_merge, add_struct], rebuild=_rebuild)
+    return cli.main(argv, more=[_add_build, add_merge, add_prune, add_struct], rebuild=_rebuild)
 
 
 def _add_build(commands: Commands) -> None:

@@ -45,13 +45,6 @@ class Copy:
         """How many volumes of the set are not there."""
         return self.facts.set.count - len(self.paths) if self.facts.set else 0
 
-    def serves(self, identifier: str) -> bool:
-        """Whether it is, or replaces, the archive of that identifier."""
-        return identifier in self.ids or identifier in self.facts.replaces
-
-    def builds_on(self, other: Copy) -> bool:
-        return any(other.serves(identifier) for identifier in self.needs | {self.facts.previous})
-
 
 def read_copy(path: str) -> Copy:
     """What the archive at `path` says of itself; a volume is taken alone.

@@ -147,15 +147,11 @@ class Holders:
 
     def _replacement(self, node: Node, holder: str) -> Record | None:
         """The record that an archive in the place of `holder` has of the same file, leading to its member."""
-        former = node.record.elsewhere.raw_former if node.record.elsewhere else b""
         for path in self._shelf.replacing(holder):
             tree = self._tree(path)
-            if tree is None:
-                continue
-            for wanted in filter(None, (node.path, former)):
-                found = _lookup(tree, wanted)
-                if found and (found.record.size, found.record.sha256) == (node.record.size, node.record.sha256):
-                    return located(tree, found)
+            found = find_again(tree, node) if tree else None
+            if tree and found:
+                return located(tree, found)
         return None
 
     def _tree(self, path: str) -> Tree | None:
@@ -169,6 +165,17 @@ class Holders:
                 except XtarError:
                     source.close()
             return self._trees.get(path)
+
+
+def find_again(tree: Tree, node: Node) -> Node | None:
+    """The same file in another archive's tree: under its path or its former one, with the same size and SHA-256."""
+    record = node.record
+    former = record.elsewhere.raw_former if record.elsewhere else b""
+    for wanted in filter(None, (node.path, former)):
+        found = _lookup(tree, wanted)
+        if found and (found.record.size, found.record.sha256) == (record.size, record.sha256):
+            return found
+    return None
 
 
 def located(tree: Tree, node: Node) -> Record:
