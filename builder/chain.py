@@ -1,40 +1,11 @@
-"""Which copies build on which, and which of a chain has the tree that is wanted."""
+"""Which archive of a chain has the tree that is wanted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xtarfs.copies import Copy
+from xtarfs.copies import Copy, below, links
 from xtarfs.errors import UsageError
-
-Links = dict[Copy, set[Copy]]
-"""Each copy with those that it builds on directly."""
-
-
-def links(copies: Sequence[Copy]) -> Links:
-    serving: dict[str, list[Copy]] = {}
-    for copy in copies:
-        for identifier in copy.ids.union(copy.facts.replaces):
-            serving.setdefault(identifier, []).append(copy)
-    return {
-        copy: {
-            other
-            for identifier in copy.needs | {copy.facts.previous}
-            for other in serving.get(identifier, ())
-            if other is not copy
-        }
-        for copy in copies
-    }
-
-
-def below(top: Copy, known: Links) -> set[Copy]:
-    """The copy itself and all that it builds on, however indirectly."""
-    found, waiting = {top}, [top]
-    while waiting:
-        more = known[waiting.pop()] - found
-        found |= more
-        waiting += more
-    return found
 
 
 def newest(copies: Sequence[Copy]) -> Copy:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from xtarfs.copies import Copy, read_copies, read_copy
+from xtarfs.copies import Copy, below, links, read_copies, read_copy
 from xtarfs.errors import UsageError, XtarError
 from xtarfs.format import codec
 from xtarfs.format.records import holders_of
@@ -22,7 +22,6 @@ from xtarfs.shelf import SUFFIX
 from xtarfs.source import FileSource
 from xtarfs.tree import Node, Tree
 
-from .chain import below, links
 from .retention import Policy, reasons, series
 
 KEEP, NEEDED, REWRITE, REMOVE = "keep", "needed", "rewrite", "remove"
@@ -182,7 +181,7 @@ class _Planner:
         for fate in rewrites:
             fate.action = REWRITE
             gone = {name_of(other.copy) for other in self._going(rewrites) for one in fate.lost if _serves(other, one)}
-            fate.why += [f"takes data from {name}" for name in sorted(gone)]
+            fate.why.append("takes data from " + " and ".join(sorted(gone)))
         return rewrites
 
     def _settle(self, rewrites: list[Fate]) -> bool:

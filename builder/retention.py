@@ -9,9 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from xtarfs.copies import Copy
-
-from .chain import below, links
+from xtarfs.copies import Copy, in_order, links
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +66,3 @@ def series(copies: Sequence[Copy]) -> list[list[Copy]]:
         for other in others:
             join(other, copy)
     return [in_order(group) for group in {id(group): group for group in groups.values()}.values()]
-
-
-def in_order(copies: Sequence[Copy]) -> list[Copy]:
-    """The newest first; of one second, what builds on others before what it builds on."""
-    known = links(copies)
-    return sorted(copies, key=lambda copy: (-copy.origin.created, -len(below(copy, known)), copy.path))

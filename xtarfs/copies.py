@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -93,3 +93,39 @@ def _origin(source: Source, facts: Locator) -> Origin | None:
             if origin := read_origin(read, facts.origin):
                 return origin
     return None
+
+
+Links = dict[Copy, set[Copy]]
+"""Each copy with those that it builds on directly."""
+
+
+def links(copies: Sequence[Copy]) -> Links:
+    serving: dict[str, list[Copy]] = {}
+    for copy in copies:
+        for identifier in copy.ids.union(copy.facts.replaces):
+            serving.setdefault(identifier, []).append(copy)
+    return {
+        copy: {
+            other
+            for identifier in copy.needs | {copy.facts.previous}
+            for other in serving.get(identifier, ())
+            if other is not copy
+        }
+        for copy in copies
+    }
+
+
+def below(top: Copy, known: Links) -> set[Copy]:
+    """The copy itself and all that it builds on, however indirectly."""
+    found, waiting = {top}, [top]
+    while waiting:
+        more = known[waiting.pop()] - found
+        found |= more
+        waiting += more
+    return found
+
+
+def in_order(copies: Sequence[Copy]) -> list[Copy]:
+    """The newest first; of one second, what builds on others before what it builds on."""
+    known = links(copies)
+    return sorted(copies, key=lambda copy: (-copy.origin.created, -len(below(copy, known)), copy.path))
