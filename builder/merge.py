@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO
 
-from xtarfs.copies import Copy, read_copies
+from xtarfs.copies import Copy, in_order, read_copies
 from xtarfs.errors import BuildError, DamagedError, ElsewhereError, SourceError, UsageError
 from xtarfs.format import codec
 from xtarfs.format.locator import Base, Locator
@@ -45,7 +45,7 @@ def merge(
     folders = sorted({os.path.dirname(path) or "." for path in paths})
     with Archive.open(top.path, others=[*paths, *folders]) as archive:
         _require_bases(archive)
-        replaces = replaced(top, copies, archive)
+        replaces = replaced(copies, archive)
         with Output(destination, force=force) as out:
             facts = write_copy(archive, out, work_dir, lambda size: progress(size, top.facts.bytes), replaces=replaces)
             out.commit()
@@ -102,11 +102,11 @@ def _copied_origin(archive: Archive, facts: Locator, spool: IO[bytes]) -> IO[byt
     raise DamagedError(f"{archive.source.name}: its origin is damaged; 'xtar repair' it first")
 
 
-def replaced(top: Copy, copies: Iterable[Copy], archive: Archive) -> list[str]:
+def replaced(copies: Iterable[Copy], archive: Archive) -> list[str]:
     """Identifiers of the archives in whose place a merged one stands: its sources', and those that they replaced."""
-    direct = [top.id, *sorted(top.ids - {top.id})]
-    inherited = list(top.facts.replaces)
-    for copy in copies:
+    direct: list[str] = []
+    inherited: list[str] = []
+    for copy in in_order(list(copies)):
         direct += [copy.id, *sorted(copy.ids - {copy.id})]
         inherited += copy.facts.replaces
     direct += [identifier for identifier, _, _ in archive.holders()]
