@@ -115,9 +115,10 @@ def copy_file(layout: Layout, record: Record, held: Sequence[Held]) -> None:
     for part in held[:-1]:
         crc = copy_packed(layout, part, crc, between)
     crc = copy_packed(layout, held[-1], crc)
+    expected = record.packed_crc32 if record.method == DEFLATE else record.crc32
+    if expected not in ("", f"{crc:08x}"):
+        raise DamagedError(f"{show(held[0].node.path)}: its parts do not fit together")
     if record.method == DEFLATE:
-        if record.packed_crc32 not in ("", f"{crc:08x}"):
-            raise DamagedError(f"{show(held[0].node.path)}: its parts do not fit together")
         record.packed_crc32 = f"{crc:08x}"
     layout.out.write(around.tail)
     layout.add_file(record, at, table)
