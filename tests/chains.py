@@ -33,7 +33,7 @@ class Chain:
     def copied_to(self, folder: Path) -> Chain:
         """The same archives where a test may harm them."""
         shutil.copytree(self.folder, folder)
-        return Chain(folder, [folder / archive.name for archive in self.archives], self.states)
+        return Chain(folder, [folder / archive.name for archive in self.archives], list(self.states))
 
 
 def make_chain(folder: Path, changes: Sequence[Change], days: Sequence[float] = ()) -> Chain:

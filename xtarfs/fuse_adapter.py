@@ -252,7 +252,8 @@ class Callbacks:
             capable = connection.contents.capable
             # Without AUTO every listing carries attributes, not only the first part of it.
             connection.contents.want &= ~CAP_READDIRPLUS_AUTO
-            connection.contents.want |= capable & CAP_CACHE_SYMLINKS
+            if self._filesystem.names_kept == FOREVER:
+                connection.contents.want |= capable & CAP_CACHE_SYMLINKS
             connection.contents.max_read = self._max_read
             config.contents.use_ino = 1
             config.contents.readdir_ino = 1
