@@ -7,10 +7,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO
 
+import msgspec
+
 from xtarfs.copies import Copy, in_order, read_copies
 from xtarfs.errors import BuildError, DamagedError, ElsewhereError, SourceError, UsageError
 from xtarfs.format import codec
-from xtarfs.format.locator import Base, Locator
+from xtarfs.format.locator import WINDOW, Base, Locator
 from xtarfs.reader import Archive
 from xtarfs.text import escape
 from xtarfs.tree import StructuredDirectory
@@ -21,7 +23,8 @@ from .output import Output
 from .transfer import Keep, copy_tree
 
 _PIECE = 1 << 20
-_MOST_REPLACED = 400  # identifiers that find their place in a locator
+_IDENTIFIER = 67  # bytes that one takes in a list
+_LOCATOR_REST = 4096  # bytes of a locator beside its lists, at most
 
 
 def merge(
@@ -61,11 +64,11 @@ def write_copy(
     replaces: list[str],
     keep: Keep = lambda node: None,
     base: Callable[[], list[Base]] = list,
-    previous: str = "",
 ) -> Locator:
     """Writes the archive's tree, with the same origin, to `out`; what `keep` gives a record for stays where it is.
 
-    base() is asked for the archives that then hold data, when all records are written. Raises XtarError.
+    replaces: the most important first; the last are left out if a locator cannot hold them. base() is asked for the
+    archives that then hold data, when all records are written. Raises XtarError.
     """
     directory = archive.tree.directory(archive.root)
     facts = archive.tree.locator
@@ -81,7 +84,9 @@ def write_copy(
     except OSError as error:
         raise BuildError(f"{out.path}: not written: {error.strerror or error}") from None
     others = [identifier for identifier in replaces if identifier != layout.identifier]
-    return layout.finish(origin, base=base(), previous=previous, replaces=others[:_MOST_REPLACED])
+    bases = base()
+    room = WINDOW - _LOCATOR_REST - len(msgspec.json.encode(bases))
+    return layout.finish(origin, base=bases, replaces=others[: max(room, 0) // _IDENTIFIER])
 
 
 def _copied_origin(archive: Archive, facts: Locator, spool: IO[bytes]) -> IO[bytes]:
