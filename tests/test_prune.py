@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import random
 import shutil
 import time
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from xtarfs.reader import Archive
 from xtarfs.source import FileSource
 
 from . import trees
-from .chains import DAY, FIRST_DAY, Chain, Change, begin, edit, make_chain, rename, restored, touch
+from .chains import DAY, FIRST_DAY, Chain, Change, add_copy, begin, edit, make_chain, rename, restored, touch
 from .mounting import xtar
 
 
@@ -211,6 +212,64 @@ def test_a_merged_copy_takes_the_place_of_the_incremental_one(own: Chain) -> Non
     assert fates(plan)["full.xtar"] == "keep"
     assert names(own) == ["full.xtar"]
     assert trees.differences(restored(own.folder / "full.xtar", own.folder / "out"), own.states[4]) == []
+
+
+def test_a_rewritten_copy_is_a_base_as_it_was_before(chain: Chain, own: Chain) -> None:
+    source = chain.folder.with_name("chain source")
+    prune(str(own.folder), Policy(last=1))
+    assert trees.snapshot(source) == chain.states[4]
+    archive = add_copy(own, source, FIRST_DAY + 5 * DAY, base=own.archives[4])
+    with Archive.open(str(archive)) as opened:
+        files = [node for node in opened.walk() if node.record.type == "file" and not node.record.link]
+        assert all(holders_of(node.record) == {read_copy(str(own.archives[4])).facts.id} for node in files)
+    require_whole(own, 4, 5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_and_prunes_of_many_days(tmp_path: Path, seed: int) -> None:
+    """A tree in which everything moves about, pruned now and then by one rule or another."""
+    rng = random.Random(seed)
+    (tmp_path / "chain").mkdir()
+    source = tmp_path / "chain source"
+    source.mkdir()
+    own = Chain(tmp_path / "chain", [], [])
+    kept: dict[Path, dict[bytes, Any]] = {}
+    for day in range(14):
+        for _ in range(rng.randint(1, 4)):
+            stir(source, rng)
+        base = rng.choice([*kept][-3:]) if kept else None
+        archive = add_copy(own, source, FIRST_DAY + DAY * day // 2, base)
+        kept[archive] = contents(archive)
+        if rng.random() < 0.5:
+            policy = rng.choice([Policy(last=rng.randint(1, 4)), Policy(daily=3), Policy(last=2, daily=4)])
+            plan = prune(str(own.folder), policy, may_rewrite=rng.random() < 0.8)
+            left = {Path(fate.copy.path) for fate in plan.fates if fate.action in ("keep", "rewrite")}
+            assert archive in left
+            kept = {path: was for path, was in kept.items() if path in left}
+            assert {path: contents(path) for path in kept} == kept
+    assert trees.differences(restored(own.archives[-1], tmp_path / "out"), own.states[-1]) == []
+
+
+def stir(source: Path, rng: random.Random) -> None:
+    """One change somewhere in the tree."""
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    folders = [source, *sorted(path for path in source.rglob("*") if path.is_dir())]
+    what = rng.choice(["write", "write", "write", "move", "move", "delete", "mode", "make folder", "move folder"])
+    place = rng.choice(folders) / f"n{rng.randint(0, 9)}"
+    if what == "write" and not place.is_dir():
+        trees.write(place, trees.words(rng.choice([9, 3000, 50_000]), rng.randint(0, 50)))
+    elif what == "make folder" and not place.is_file():
+        place.mkdir(exist_ok=True)
+    elif what == "move folder" and not place.exists():
+        moved = rng.choice(folders)
+        if not place.is_relative_to(moved):
+            moved.rename(place)
+    elif files and what == "move" and not place.is_dir():
+        os.replace(rng.choice(files), place)
+    elif files and what == "delete":
+        rng.choice(files).unlink()
+    elif files and what == "mode":
+        rng.choice(files).chmod(rng.choice([0o600, 0o644, 0o755]))
 
 
 def test_other_files_stay(own: Chain) -> None:
