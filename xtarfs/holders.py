@@ -15,7 +15,7 @@ from lru import LRU
 from .content import Content, ContentCache, Piece
 from .errors import DamagedError, ElsewhereError, NotADirectory, NotFound, XtarError
 from .format import codec
-from .format.records import Elsewhere, Part, Record
+from .format.records import Elsewhere, Part, Record, holders_of, to_text
 from .opening import with_parity
 from .shelf import SUFFIX, Identity, Shelf
 from .source import FileSource, Source
@@ -114,16 +114,27 @@ class Holders:
                 self._spans[node.path] = known
         return known
 
+    def leading(self, node: Node) -> Record:
+        """A file's record, leading to archives that are at hand where its own are replaced; else as it stands."""
+        record, seen = self._resolve(node)
+        if record.elsewhere and seen.path != node.path:
+            record = msgspec.structs.replace(record, elsewhere=Elsewhere(record.elsewhere.archive, *to_text(seen.path)))
+        return record
+
     def _trace(self, node: Node) -> tuple[list[Span], bool]:
         """A file's members, and whether all of them are at hand."""
-        record = node.record
+        spans = list(_members(node, self._resolve(node)[0]))
+        return spans, all(self._find(span.holder) for span in spans)
+
+    def _resolve(self, node: Node) -> tuple[Record, Node]:
+        """The record of a file that leads to what is at hand, and the node that has it, maybe in another tree."""
+        record, seen = node.record, node
         for _ in range(_MOST_HOPS):
-            spans = list(_members(node, record))
-            missing = [span.holder for span in spans if self._find(span.holder) is None]
-            found = next(filter(None, (self._replacement(node, holder) for holder in missing)), None)
+            missing = [holder for holder in sorted(holders_of(record)) if self._find(holder) is None]
+            found = next(filter(None, (self._replacement(seen, holder) for holder in missing)), None)
             if found is None:
-                return spans, not missing
-            record = found
+                return record, seen
+            record, seen = found
         raise ElsewhereError(f"{show(node.path)}: the archives that replace each other lead in a circle")
 
     def _content(self, span: Span) -> Content:
@@ -145,13 +156,13 @@ class Holders:
                         break
             return content
 
-    def _replacement(self, node: Node, holder: str) -> Record | None:
-        """The record that an archive in the place of `holder` has of the same file, leading to its member."""
+    def _replacement(self, node: Node, holder: str) -> tuple[Record, Node] | None:
+        """What an archive in the place of `holder` has of the same file: its record, leading to its member."""
         for path in self._shelf.replacing(holder):
             tree = self._tree(path)
             found = find_again(tree, node) if tree else None
             if tree and found:
-                return located(tree, found)
+                return located(tree, found), found
         return None
 
     def _tree(self, path: str) -> Tree | None:

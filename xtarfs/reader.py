@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from .content import Content, Piece, content_cache, merged, whole
 from .errors import DamagedError, ElsewhereError, NotFound, XtarError
-from .format.records import FILE
-from .holders import Holders, identify
+from .format.records import FILE, Record
+from .holders import Holders, identify, located
 from .opening import with_parity
 from .shelf import Shelf
 from .source import FileSource, Source
@@ -155,6 +155,10 @@ class Archive:
         if not _is_elsewhere(node):
             return [(node, self.content)]
         return [(span.node, content) for span, content in self._holders.members(node)]
+
+    def leading(self, node: Node) -> Record:
+        """A file's record as one in another archive may have it: leading to its members, if they can be found."""
+        return self._holders.leading(node) if _is_elsewhere(node) else located(self.tree, node)
 
     def holders(self) -> Iterator[tuple[str, str, bool]]:
         """Identifier, name and presence of the other archives that hold data of this tree, the oldest first."""
