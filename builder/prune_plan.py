@@ -7,7 +7,7 @@ which they need.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -188,7 +188,7 @@ class _Planner:
         """Fills `rewrites`; False where something was found that must stay as it is, so that all is to be seen anew."""
         for fate in self._kept:
             lost = self._lost(fate.copy.needs, rewrites)
-            if not lost or self._finds_again(fate.copy, lost, rewrites):
+            if not lost or _After(self._fates, rewrites, lost).reads_on(fate.copy):
                 continue
             if fate not in self._fixed:
                 fate.lost = lost
@@ -216,49 +216,79 @@ class _Planner:
         return [fate for fate in self._fates if fate.action == REMOVE or fate in rewrites]
 
     def _lost(self, needs: Iterable[str], rewrites: list[Fate]) -> frozenset[str]:
-        """Of the identifiers, those of archives that go, or get another one."""
+        """Of the identifiers, and those that they lead to, those of archives that go or get another one."""
         stays = {i for fate in self._fates if fate.action != REMOVE and fate not in rewrites for i in fate.copy.ids}
         going = {i for fate in self._going(rewrites) for i in fate.copy.ids}
         going |= {i for fate in self._fates if fate.action == REMOVE for i in fate.copy.facts.replaces}
-        return frozenset(needs) & (going - stays)
+        return frozenset(self._reached(needs) & (going - stays))
 
-    def _finds_again(self, copy: Copy, lost: frozenset[str], rewritten: list[Fate]) -> bool:
-        """Whether a reader finds all files that were held by the lost in archives that replace those."""
-        takers: dict[str, list[Copy]] = {identifier: [] for identifier in lost}
-        for fate in self._fates:
-            if fate.action != REMOVE and fate.copy is not copy:
-                absorbed = absorbed_by(fate, self._fates) if fate in rewritten else fate.copy.facts.replaces
-                for identifier in lost.intersection(absorbed):
-                    takers[identifier].append(fate.copy)
-        if not all(takers.values()):
-            return False
+    def _reached(self, needs: Iterable[str]) -> set[str]:
+        """The identifiers, and those of archives that replace missing ones, and what these need in turn."""
+        found: set[str] = set()
+        waiting = list(needs)
+        while waiting:
+            identifier = waiting.pop()
+            if identifier in found:
+                continue
+            found.add(identifier)
+            if not any(identifier in fate.copy.ids for fate in self._fates):
+                for fate in self._fates:
+                    waiting += fate.copy.ids | fate.copy.needs if _serves(fate, identifier) else ()
+        return found
+
+
+class _After:
+    """The folder as it will be: whether copies that are left as they are can be read then.
+
+    lost: identifiers of archives that will not be there any more.
+    """
+
+    def __init__(self, fates: list[Fate], rewrites: list[Fate], lost: frozenset[str]) -> None:
+        self._lost = lost
+        self._stays = [fate for fate in fates if fate.action != REMOVE]
+        self._absorbed = {fate: frozenset(absorbed_by(fate, fates)) for fate in rewrites}
+        self._exact = {i for fate in self._stays if fate not in self._absorbed for i in fate.copy.ids}
+        self._trees: dict[Fate, Tree] = {}
+
+    def reads_on(self, copy: Copy) -> bool:
+        """Whether all files of the copy that can be read now can be read then."""
         with ExitStack() as stack:
-            trees = {
-                taker: stack.enter_context(Archive.open(taker.path)).tree
-                for taker in {taker for found in takers.values() for taker in found}
-            }
+            self._stack = stack
             archive = stack.enter_context(Archive.open(copy.path))
-            return all(
-                any(find_again(trees[taker], node) for taker in takers[identifier])
-                for node, identifier in _led_to(archive, lost)
-            )
+            return all(self._is_served(node, frozenset(), copy) for node in archive.walk() if not node.record.link)
+
+    def _is_served(self, node: Node, taken_over: frozenset[str], copy: Copy) -> bool:
+        """taken_over: what the archive that has the node will hold itself."""
+        for identifier in holders_of(node.record) - taken_over - self._exact:
+            takers = [fate for fate in self._stays if fate.copy is not copy and self._takes(fate, identifier)]
+            if not takers and identifier not in self._lost:
+                continue  # it is not in this folder now either
+            if not any(self._finds(fate, node) for fate in takers):
+                return False
+        return True
+
+    def _takes(self, fate: Fate, identifier: str) -> bool:
+        return identifier in self._absorbed.get(fate, fate.copy.facts.replaces)
+
+    def _finds(self, taker: Fate, node: Node) -> bool:
+        if taker not in self._trees:
+            self._trees[taker] = self._stack.enter_context(Archive.open(taker.copy.path)).tree
+        found = find_again(self._trees[taker], node)
+        taken_over = taker.lost if taker in self._absorbed else frozenset[str]()
+        return found is not None and self._is_served(found, taken_over, taker.copy)
 
 
 def absorbed_by(fate: Fate, fates: Iterable[Fate]) -> list[str]:
     """The identifiers in whose place a rewritten copy stands."""
     direct = [*sorted(fate.copy.ids), *sorted(fate.lost)]
     inherited = list(fate.copy.facts.replaces)
+    there: set[str] = set()
     for other in fates:
+        there |= other.copy.ids
         if other.copy.ids & fate.lost:
             inherited += other.copy.facts.replaces
+    direct += sorted(fate.copy.needs - there)  # what it reaches through others now, it will lead to itself
     return list(dict.fromkeys(direct + inherited))
-
-
-def _led_to(archive: Archive, lost: frozenset[str]) -> Iterator[tuple[Node, str]]:
-    """The files that the archives `lost` hold, in part or whole, each with every one of these archives."""
-    for node in archive.walk():
-        for identifier in holders_of(node.record) & lost:
-            yield node, identifier
 
 
 def _serves(fate: Fate, identifier: str) -> bool:

@@ -7,14 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import msgspec
-
 from xtarfs.copies import Copy, read_copy
 from xtarfs.errors import BuildError
 from xtarfs.format.locator import Base
 from xtarfs.format.parity import SUFFIX, plan
-from xtarfs.format.records import Elsewhere, Record, holders_of, to_text
-from xtarfs.holders import find_again, located
+from xtarfs.format.records import Record, holders_of
+from xtarfs.holders import find_again, led_as, located
 from xtarfs.protect import write_parity
 from xtarfs.reader import Archive
 from xtarfs.text import show
@@ -49,12 +47,14 @@ def rewrite(
     path = order.copy.path
     with ExitStack() as stack:
         archive = stack.enter_context(Archive.open(path))
-        leads = _Leads(order.lost, [stack.enter_context(Archive.open(taker.path)).tree for taker in reversed(takers)])
+        trees = [stack.enter_context(Archive.open(taker.path)).tree for taker in reversed(takers)]
+        leads = _Leads(archive, order.lost, trees)
         names = {base.id: base.name for base in order.copy.facts.base}
 
         def base() -> list[Base]:
             by_age = sorted((known[one].origin.created if one in known else 0, one) for one in leads.used)
-            return [Base(one, os.path.basename(known[one].path) if one in known else names[one]) for _, one in by_age]
+            names.update((one, os.path.basename(known[one].path)) for one in leads.used if one in known)
+            return [Base(one, names.get(one, "")) for _, one in by_age]
 
         with Output(path, force=True) as out:
             write_copy(archive, out, work_dir, progress, replaces=order.replaces, keep=leads.keep, base=base)
@@ -68,17 +68,18 @@ def rewrite(
 class _Leads:
     """Where the data of a copy's files lies when the `lost` are gone. used: identifiers that records lead to."""
 
-    def __init__(self, lost: frozenset[str], trees: Sequence[Tree]) -> None:
+    def __init__(self, archive: Archive, lost: frozenset[str], trees: Sequence[Tree]) -> None:
+        self._archive = archive
         self._lost = lost
         self._trees = trees
         self.used: set[str] = set()
 
     def keep(self, node: Node) -> Record | None:
         """The record of a file whose data stays elsewhere, None if it must be copied."""
-        holders = holders_of(node.record)
-        if not holders:
+        if not holders_of(node.record):
             return None
-        record = node.record if holders.isdisjoint(self._lost) else self._found_again(node)
+        now = self._archive.leading(node)
+        record = now if holders_of(now).isdisjoint(self._lost) else self._found_again(node)
         if record:
             self.used |= holders_of(record)
         return record
@@ -87,28 +88,8 @@ class _Leads:
         for tree in self._trees:
             found = find_again(tree, node)
             if found and holders_of(there := located(tree, found)).isdisjoint(self._lost):
-                return _as_seen_from(node, there, found.path)
+                return led_as(node, there, found.path)
         return None
-
-
-def _as_seen_from(node: Node, there: Record, path: bytes) -> Record:
-    """The record of `node`, its data being what `there` says, under `path`."""
-    elsewhere = there.elsewhere
-    if elsewhere and path != node.path:
-        elsewhere = Elsewhere(elsewhere.archive, *to_text(path))
-    return msgspec.structs.replace(
-        node.record,
-        at=there.at,
-        data=there.data,
-        packed=there.packed,
-        method=there.method,
-        chunk=there.chunk,
-        index=there.index,
-        table_copy=there.table_copy,
-        packed_crc32=there.packed_crc32,
-        elsewhere=elsewhere,
-        parts=there.parts,
-    )
 
 
 def _require_sound(out: Output, path: str) -> None:

@@ -102,6 +102,11 @@ class Holders:
         """Whether an archive, or one that replaces it, is at hand."""
         return self._find(identifier) is not None or bool(self._shelf.replacing(identifier))
 
+    def file_of(self, identifier: str) -> str:
+        """The path of the archive of that identifier; empty if it is not at hand."""
+        content = self._find(identifier)
+        return content.source.name if content else ""
+
     def was_healed(self, node: Node) -> bool:
         return any(content.was_healed(span.node) for span, content in self.members(node))
 
@@ -116,10 +121,8 @@ class Holders:
 
     def leading(self, node: Node) -> Record:
         """A file's record, leading to archives that are at hand where its own are replaced; else as it stands."""
-        record, seen = self._resolve(node)
-        if record.elsewhere and seen.path != node.path:
-            record = msgspec.structs.replace(record, elsewhere=Elsewhere(record.elsewhere.archive, *to_text(seen.path)))
-        return record
+        there, seen = self._resolve(node)
+        return led_as(node, there, seen.path)
 
     def _trace(self, node: Node) -> tuple[list[Span], bool]:
         """A file's members, and whether all of them are at hand."""
@@ -176,6 +179,26 @@ class Holders:
                 except XtarError:
                     source.close()
             return self._trees.get(path)
+
+
+def led_as(node: Node, there: Record, path: bytes) -> Record:
+    """The record of `node`, with its data where the record `there` has it: that of the same file under `path`."""
+    elsewhere = there.elsewhere
+    if elsewhere and path != node.path:
+        elsewhere = Elsewhere(elsewhere.archive, *to_text(path))
+    return msgspec.structs.replace(
+        node.record,
+        at=there.at,
+        data=there.data,
+        packed=there.packed,
+        method=there.method,
+        chunk=there.chunk,
+        index=there.index,
+        table_copy=there.table_copy,
+        packed_crc32=there.packed_crc32,
+        elsewhere=elsewhere,
+        parts=there.parts,
+    )
 
 
 def find_again(tree: Tree, node: Node) -> Node | None:

@@ -160,6 +160,10 @@ class Archive:
         """A file's record as one in another archive may have it: leading to its members, if they can be found."""
         return self._holders.leading(node) if _is_elsewhere(node) else located(self.tree, node)
 
+    def file_of(self, identifier: str) -> str:
+        """The path of an archive that holds data of this one's files; empty if it is not at hand."""
+        return self._holders.file_of(identifier)
+
     def holders(self) -> Iterator[tuple[str, str, bool]]:
         """Identifier, name and presence of the other archives that hold data of this tree, the oldest first."""
         for base in self.tree.locator.base if self.tree.locator else ():
