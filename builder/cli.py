@@ -11,6 +11,7 @@ from xtarfs import cli
 from xtarfs.console import DONE, PARTLY, Commands, complain
 
 from .activity_commands import add_activity
+from .chain_commands import add_merge, add_prune
 from .exclusions import add_exclude_options, exclude_patterns, read_list
 from .struct_commands import add_struct
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """The entry point of the command `xtar`; gives its exit code."""
-    return cli.main(argv, more=[_add_build, add_struct, add_activity], rebuild=_rebuild)
+    return cli.main(argv, more=[_add_build, add_struct, add_activity, add_merge, add_prune], rebuild=_rebuild)
 
 
 def _add_build(commands: Commands) -> None:

@@ -7,17 +7,19 @@ does not suffice the transfer ends, because nothing damaged may be carried on as
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from xtarfs.content import Content
 from xtarfs.errors import DamagedError, FormatError, SourceError
 from xtarfs.format import chunks, codec, member, tar, zip
-from xtarfs.format.records import DEFLATE, Record
+from xtarfs.format.records import DEFLATE, FILE, Record
+from xtarfs.reader import Archive
 from xtarfs.source import Source
 from xtarfs.text import show
-from xtarfs.tree import Node
+from xtarfs.tree import Node, StructuredDirectory
 
 from .compress import MAX_CHUNKS
 from .layout import Layout, surround
@@ -29,14 +31,69 @@ ReadAt = Callable[[int, int], bytes]
 
 
 class Held(NamedTuple):
-    """A member that holds a file, or a part of one. node: of `source`, its record without `elsewhere` and `parts`.
+    """A member that holds a file, or a part of one: a node whose places are those of `content`, and which names no
+    other archive."""
 
-    tables: where the copies of chunk tables begin in the source, None where not known.
-    """
-
-    source: Source
     node: Node
-    tables: int | None
+    content: Content
+
+    @property
+    def source(self) -> Source:
+        return self.content.source
+
+
+Keep = Callable[[Node], Record | None]
+"""Gives the record of a file whose data may stay in another archive, None where the data is to be copied."""
+
+
+def copy_tree(
+    archive: Archive, layout: Layout, progress: Callable[[int], None], keep: Keep = lambda node: None
+) -> None:
+    """Writes an archive's whole tree, root included. progress(bytes of content more) is called as it goes.
+
+    Raises DamagedError, ElsewhereError and SourceError where anything of it cannot be had.
+    """
+    stack = [_enter(archive, archive.root, layout)]
+    while stack:
+        node = next(stack[-1], None)
+        if node is None:
+            layout.leave()
+            stack.pop()
+            continue
+        record = node.record
+        if record.is_dir:
+            stack.append(_enter(archive, node, layout))
+        elif record.type != FILE:
+            layout.add_native(msgspec.structs.replace(record))
+        elif record.link:
+            layout.add(record)
+        else:
+            kept = keep(node)
+            if kept:
+                layout.add(kept)
+            else:
+                copy_file(layout, record, [Held(*member) for member in archive.members(node)])
+            progress(record.size)
+
+
+def _enter(archive: Archive, node: Node, layout: Layout) -> Iterator[Node]:
+    """Begins a directory; gives its children."""
+    directory = archive.tree.directory(node)
+    if not isinstance(directory, StructuredDirectory):
+        raise DamagedError(f"{archive.source.name}: the structure of {show(node.path)} is damaged in both copies")
+    record = msgspec.structs.replace(node.record, at=0, data=0, packed=0, sha256="", structure=None, files=0, total=0)
+    layout.enter(record, _Names(directory))
+    return directory.children()
+
+
+class _Names:
+    """The names in a directory, looked up where they stand."""
+
+    def __init__(self, directory: StructuredDirectory) -> None:
+        self._directory = directory
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, bytes) and self._directory.get(name) is not None
 
 
 def copy_file(layout: Layout, record: Record, held: Sequence[Held]) -> None:
@@ -58,9 +115,10 @@ def copy_file(layout: Layout, record: Record, held: Sequence[Held]) -> None:
     for part in held[:-1]:
         crc = copy_packed(layout, part, crc, between)
     crc = copy_packed(layout, held[-1], crc)
+    expected = record.packed_crc32 if record.method == DEFLATE else record.crc32
+    if expected not in ("", f"{crc:08x}"):
+        raise DamagedError(f"{show(held[0].node.path)}: its parts do not fit together")
     if record.method == DEFLATE:
-        if record.packed_crc32 not in ("", f"{crc:08x}"):
-            raise DamagedError(f"{show(held[0].node.path)}: its parts do not fit together")
         record.packed_crc32 = f"{crc:08x}"
     layout.out.write(around.tail)
     layout.add_file(record, at, table)
@@ -144,8 +202,8 @@ def read_table(held: Held) -> bytes:
         raise DamagedError(f"{held.source.name}: {show(held.node.path)} has an impossible chunk table")
     size = chunks.table_size(record.size, record.chunk, member.method_of(record))
     places = [base + record.index]
-    if held.tables is not None:
-        places.append(held.tables + record.table_copy)
+    if held.content.tables is not None:
+        places.append(held.content.tables + record.table_copy)
     for read in (held.source.read_at, _healed(held.source)):
         tables = [table for place in places if len(table := _try(read, place, size)) == size]
         expected = _table_checksum(read, base + record.data + record.packed)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .reader import Archive
     from .recover import RecoverResult
     from .results import Ranges
+    from .vfs import View
 
 _MAX_LINES = 20  # of one kind on stderr
 
@@ -413,19 +414,28 @@ def _add_mount(commands: Commands) -> None:
         help="mount options, with commas between: allow_other, uid=N, gid=N, umask=OCT, idle_timeout=SECONDS, ...",
     )
     parser.add_argument("--cache-size", metavar="SIZE", default="64MiB", help="unpacked data kept (default 64MiB)")
+    parser.add_argument(
+        "--history", action="store_true", help="ARCHIVE is a folder: show all copies in it by time, and 'latest'"
+    )
     parser.set_defaults(command=_mount)
 
 
 def _mount(arguments: argparse.Namespace) -> int:
     from .format.numbers import parse_size
     from .mount import mount
-    from .vfs import FileSystem
 
     size = parse_size(arguments.cache_size)
     path = os.path.abspath(arguments.archive)
     others = [os.path.abspath(other) for other in arguments.others]
+
+    def view() -> View:
+        from .history import History
+        from .vfs import FileSystem
+
+        return History(path, others, size) if arguments.history else FileSystem(_open(path, others, size))
+
     return mount(
-        lambda: FileSystem(_open(path, others, size)),
+        view,
         arguments.mountpoint,
         fsname=path,
         options=arguments.options,
@@ -463,17 +473,19 @@ def mount_helper(argv: list[str] | None = None) -> int:
 
 
 def _take_own_options(arguments: argparse.Namespace) -> None:
-    """fstab has no place for --cache-size and --with: `-o cache_size=256MiB,with=FILE` say it.
+    """fstab has no place for --cache-size, --with and --history: `-o cache_size=256MiB,with=FILE,history` say it.
 
     mount(8) adds rw unless it is told ro.
     """
-    rest, arguments.cache_size = [], "64MiB"
+    rest, arguments.cache_size, arguments.history = [], "64MiB", False
     for option in ",".join(arguments.options).split(","):
         name, _, value = option.partition("=")
         if name == "cache_size":
             arguments.cache_size = value
         elif name == "with":
             arguments.others.append(value)
+        elif option == "history":
+            arguments.history = True
         elif option and option != "rw":
             rest.append(option)
     arguments.options = rest

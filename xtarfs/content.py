@@ -53,7 +53,7 @@ class Content:
 
     def __init__(self, source: Source, tables: int | None, log: Tree, cache: ContentCache) -> None:
         self.source = source
-        self._tables = tables
+        self.tables = tables
         self._log = log
         self._cache = cache
         self._key = next(self._serial)
@@ -197,7 +197,7 @@ class Content:
 
     def _tables_of(self, node: Node) -> list[int]:
         """Where the copies of a file's chunk table lie."""
-        record, copies = node.record, self._tables
+        record, copies = node.record, self.tables
         beside = node.base + record.index
         return [beside] if copies is None or record.table_copy == NO_COPY else [beside, copies + record.table_copy]
 

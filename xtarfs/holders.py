@@ -15,7 +15,7 @@ from lru import LRU
 from .content import Content, ContentCache, Piece
 from .errors import DamagedError, ElsewhereError, NotADirectory, NotFound, XtarError
 from .format import codec
-from .format.records import Elsewhere, Part, Record
+from .format.records import Elsewhere, Part, Record, holders_of, to_text
 from .opening import with_parity
 from .shelf import SUFFIX, Identity, Shelf
 from .source import FileSource, Source
@@ -102,6 +102,11 @@ class Holders:
         """Whether an archive, or one that replaces it, is at hand."""
         return self._find(identifier) is not None or bool(self._shelf.replacing(identifier))
 
+    def file_of(self, identifier: str) -> str:
+        """The path of the archive of that identifier; empty if it is not at hand."""
+        content = self._find(identifier)
+        return content.source.name if content else ""
+
     def was_healed(self, node: Node) -> bool:
         return any(content.was_healed(span.node) for span, content in self.members(node))
 
@@ -114,16 +119,25 @@ class Holders:
                 self._spans[node.path] = known
         return known
 
+    def leading(self, node: Node) -> Record:
+        """A file's record, leading to archives that are at hand where its own are replaced; else as it stands."""
+        there, seen = self._resolve(node)
+        return led_as(node, there, seen.path)
+
     def _trace(self, node: Node) -> tuple[list[Span], bool]:
         """A file's members, and whether all of them are at hand."""
-        record = node.record
+        spans = list(_members(node, self._resolve(node)[0]))
+        return spans, all(self._find(span.holder) for span in spans)
+
+    def _resolve(self, node: Node) -> tuple[Record, Node]:
+        """The record of a file that leads to what is at hand, and the node that has it, maybe in another tree."""
+        record, seen = node.record, node
         for _ in range(_MOST_HOPS):
-            spans = list(_members(node, record))
-            missing = [span.holder for span in spans if self._find(span.holder) is None]
-            found = next(filter(None, (self._replacement(node, holder) for holder in missing)), None)
+            missing = [holder for holder in sorted(holders_of(record)) if self._find(holder) is None]
+            found = next(filter(None, (self._replacement(seen, holder) for holder in missing)), None)
             if found is None:
-                return spans, not missing
-            record = found
+                return record, seen
+            record, seen = found
         raise ElsewhereError(f"{show(node.path)}: the archives that replace each other lead in a circle")
 
     def _content(self, span: Span) -> Content:
@@ -145,17 +159,13 @@ class Holders:
                         break
             return content
 
-    def _replacement(self, node: Node, holder: str) -> Record | None:
-        """The record that an archive in the place of `holder` has of the same file, leading to its member."""
-        former = node.record.elsewhere.raw_former if node.record.elsewhere else b""
+    def _replacement(self, node: Node, holder: str) -> tuple[Record, Node] | None:
+        """What an archive in the place of `holder` has of the same file: its record, leading to its member."""
         for path in self._shelf.replacing(holder):
             tree = self._tree(path)
-            if tree is None:
-                continue
-            for wanted in filter(None, (node.path, former)):
-                found = _lookup(tree, wanted)
-                if found and (found.record.size, found.record.sha256) == (node.record.size, node.record.sha256):
-                    return located(tree, found)
+            found = find_again(tree, node) if tree else None
+            if tree and found:
+                return located(tree, found), found
         return None
 
     def _tree(self, path: str) -> Tree | None:
@@ -169,6 +179,37 @@ class Holders:
                 except XtarError:
                     source.close()
             return self._trees.get(path)
+
+
+def led_as(node: Node, there: Record, path: bytes) -> Record:
+    """The record of `node`, with its data where the record `there` has it: that of the same file under `path`."""
+    elsewhere = there.elsewhere
+    if elsewhere and path != node.path:
+        elsewhere = Elsewhere(elsewhere.archive, *to_text(path))
+    return msgspec.structs.replace(
+        node.record,
+        at=there.at,
+        data=there.data,
+        packed=there.packed,
+        method=there.method,
+        chunk=there.chunk,
+        index=there.index,
+        table_copy=there.table_copy,
+        packed_crc32=there.packed_crc32,
+        elsewhere=elsewhere,
+        parts=there.parts,
+    )
+
+
+def find_again(tree: Tree, node: Node) -> Node | None:
+    """The same file in another archive's tree: under its path or its former one, with the same size and SHA-256."""
+    record = node.record
+    former = record.elsewhere.raw_former if record.elsewhere else b""
+    for wanted in filter(None, (node.path, former)):
+        found = _lookup(tree, wanted)
+        if found and (found.record.size, found.record.sha256) == (record.size, record.sha256):
+            return found
+    return None
 
 
 def located(tree: Tree, node: Node) -> Record:

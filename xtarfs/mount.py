@@ -23,7 +23,7 @@ from .fuse_adapter import Binding, Callbacks, load_binding, log, serve
 from .mount_options import MountOptions, libfuse_options, parse_options, shown
 
 if TYPE_CHECKING:
-    from .vfs import FileSystem
+    from .vfs import View
 
 FILESYSTEM_TYPE = "fuse.xtarfs"
 BUSY_RETRY = 30.0  # seconds
@@ -31,7 +31,7 @@ _DEAD = (errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNREFUSED)  # what a mount
 
 
 def mount(
-    open_filesystem: Callable[[], FileSystem],
+    open_filesystem: Callable[[], View],
     mountpoint: str,
     *,
     fsname: str,
@@ -68,7 +68,7 @@ def mount(
 
 def _run(
     binding: Binding,
-    open_filesystem: Callable[[], FileSystem],
+    open_filesystem: Callable[[], View],
     mountpoint: str,
     fsname: str,
     options: MountOptions,
@@ -95,7 +95,7 @@ def _run(
             callbacks = Callbacks(binding, filesystem, starter.start, options.max_read, options.ownership)
             reason = "it ended at once"
             try:
-                serve(binding, callbacks, mountpoint, libfuse_options(binding, fsname, options))
+                serve(binding, callbacks, mountpoint, libfuse_options(binding, fsname, options, filesystem.names_kept))
             except RuntimeError as error:
                 reason = f"libfuse gave error {error}"  # after the start: libfuse 3 was ended by a signal
             if not ready.is_set():

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from .content import Content, Piece, content_cache, merged, whole
 from .errors import DamagedError, ElsewhereError, NotFound, XtarError
-from .format.records import FILE
-from .holders import Holders, identify
+from .format.records import FILE, Record
+from .holders import Holders, identify, located
 from .opening import with_parity
 from .shelf import Shelf
 from .source import FileSource, Source
@@ -144,10 +144,25 @@ class Archive:
 
     def require_at_hand(self, node: Node) -> None:
         """Raises ElsewhereError if any of a file's data lies in another archive or volume that is not there."""
+        self.members(node)
+
+    def members(self, node: Node) -> list[tuple[Node, Content]]:
+        """Where a file's data lies, in order: a node for each part, and the content of the archive that holds it.
+
+        Raises ElsewhereError where any of it is missing.
+        """
         node = self.data_node(node)
-        if _is_elsewhere(node):
-            for _ in self._holders.members(node):
-                pass
+        if not _is_elsewhere(node):
+            return [(node, self.content)]
+        return [(span.node, content) for span, content in self._holders.members(node)]
+
+    def leading(self, node: Node) -> Record:
+        """A file's record as one in another archive may have it: leading to its members, if they can be found."""
+        return self._holders.leading(node) if _is_elsewhere(node) else located(self.tree, node)
+
+    def file_of(self, identifier: str) -> str:
+        """The path of an archive that holds data of this one's files; empty if it is not at hand."""
+        return self._holders.file_of(identifier)
 
     def holders(self) -> Iterator[tuple[str, str, bool]]:
         """Identifier, name and presence of the other archives that hold data of this tree, the oldest first."""

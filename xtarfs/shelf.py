@@ -24,8 +24,12 @@ Identify = Callable[[str], Identity | None]
 """Tells what archive a file is, None where it is none. Raises nothing."""
 
 
+State = tuple[int, int, int, int]
+"""What changes when a file does."""
+
+
 class _Seen(NamedTuple):
-    state: tuple[int, int, int, int]
+    state: State
     identity: Identity | None
 
 
@@ -68,12 +72,12 @@ class Shelf:
         """Of the files seen, those that are still what they were."""
         found = [path for path, seen in self._seen.items() if seen.identity and wanted(seen.identity)]
         for path in found:
-            if _state(path) != self._seen[path].state:
+            if state_of(path) != self._seen[path].state:
                 del self._seen[path]
         return [path for path in found if path in self._seen]
 
     def _look_at(self, path: str) -> None:
-        state = _state(path)
+        state = state_of(path)
         seen = self._seen.get(path)
         if state and not (seen and seen.state == state):
             self._seen[path] = _Seen(state, self._identify(path))
@@ -92,8 +96,8 @@ class Shelf:
                     yield os.path.join(place, name)
 
 
-def _state(path: str) -> tuple[int, int, int, int] | None:
-    """What changes when a file does; None for what is no regular file."""
+def state_of(path: str) -> State | None:
+    """None for what is no regular file."""
     try:
         attributes = os.stat(path)
     except OSError:

@@ -55,17 +55,22 @@ class VerifyResult:
     damaged: list[Damage] = field(default_factory=list)
 
 
-def verify(archive: Archive, progress: Callable[[int], None] = lambda size: None, jobs: int = 0) -> VerifyResult:
+def verify(
+    archive: Archive, progress: Callable[[int], None] = lambda size: None, jobs: int = 0, *, alone: bool = False
+) -> VerifyResult:
     """Checks a whole archive. progress(bytes of the archive done since the last call) is called as it goes.
 
     jobs: processes that share the work, 0 for one per processor. They are forked, so no other thread should be busy
-    then. Damage is in the result, sorted by path. Raises SourceError where the medium fails.
+    then. alone: files whose data lies in other archives are not read. Damage is in the result, sorted by path. Raises
+    SourceError where the medium fails.
     """
     jobs = jobs or len(os.sched_getaffinity(0))
     count = jobs if archive.source.size > _WORTH_A_FORK else 1
-    helpers = [Helper(_Verification(archive, (index, count), jobs, _no_progress).run) for index in range(1, count)]
+    helpers = [
+        Helper(_Verification(archive, (index, count), jobs, _no_progress, alone).run) for index in range(1, count)
+    ]
     try:
-        run = _Verification(archive, (0, count), jobs, _steps(progress))
+        run = _Verification(archive, (0, count), jobs, _steps(progress), alone)
         run.run()
         for helper in helpers:
             run.join(helper.result())
@@ -112,8 +117,11 @@ class _Level:
 class _Verification:
     """One run over an archive: walks it, and accounts for every place in it."""
 
-    def __init__(self, archive: Archive, share: tuple[int, int], jobs: int, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self, archive: Archive, share: tuple[int, int], jobs: int, progress: Callable[[int], None], alone: bool
+    ) -> None:
         self.result = VerifyResult()
+        self._alone = alone
         self.damage: dict[bytes, Damage] = {}
         self._archive = archive
         self._tree = archive.tree
@@ -212,7 +220,7 @@ class _Verification:
             if record.link:
                 continue
             if record.elsewhere or record.parts:
-                if self._checker.is_next():
+                if not self._alone and self._checker.is_next():
                     self._elsewhere(node)
                 continue
             self._place(level, level.start + record.at)

@@ -210,6 +210,12 @@ class Index(msgspec.Struct):
     blocks: Annotated[list[BlockStart], Meta(min_length=1)]
 
 
+def holders_of(record: Record) -> set[str]:
+    """Identifiers of the other archives that hold a file's data; none: it lies in the archive that has the record."""
+    found = {part.archive for part in record.parts}
+    return found | {record.elsewhere.archive} if record.elsewhere else found
+
+
 def to_text(raw: bytes) -> tuple[str, str]:
     """A name as JSON can hold it: text and, where the bytes are not UTF-8, their base64; else an empty string."""
     try:
