@@ -36,7 +36,6 @@ def _add_build(commands: Commands) -> None:
     selection = parser.add_argument_group("what to store")
     add_exclude_options(selection)
     selection.add_argument("--files-from", metavar="FILE|-", help="store only these paths, one a line or NUL-ended")
-    selection.add_argument("--one-file-system", action="store_true", help="do not enter other file systems")
     increment = parser.add_argument_group("what has changed")
     increment.add_argument("--base", metavar="PREV.xtar", default="", help="store only what changed since that copy")
     increment.add_argument("--checksum", action="store_true", help="compare the content of all files with the base's")
