@@ -123,21 +123,19 @@ class Activity:
             size=self._size(rows),
             folders=main_folders(folders, _MOST_FOLDERS, _LEAST_SHARE),
             kinds=sorted(named, key=lambda kind: (-kind[1], kind[0]))[:_MOST_KINDS],
-            top=[
-                ChangedFile(changes.path(row), changes.sizes[row], changes.times[row])
-                for row in self._largest(rows, top)
-            ],
+            top=self._largest(rows, top),
         )
 
-    def _largest(self, rows: array[int], most: int) -> list[int]:
-        """The rows with the most bytes, of those with as many the newest; `rows` are sorted by time."""
+    def _largest(self, rows: array[int], most: int) -> list[ChangedFile]:
+        """The files with the most bytes, of those with as many the newest; `rows` are sorted by time."""
         if not most:
             return []
-        sizes = self._changes.sizes
+        changes, sizes = self._changes, self._changes.sizes
         least = nlargest(most, map(sizes.__getitem__, rows))[-1]
         larger = [row for row in rows if sizes[row] > least]
         equal = islice((row for row in reversed(rows) if sizes[row] == least), most - len(larger))
-        return sorted((*reversed(larger), *equal), key=sizes.__getitem__, reverse=True)
+        files = [ChangedFile(changes.path(row), sizes[row], changes.times[row]) for row in (*larger, *equal)]
+        return sorted(files, key=lambda file: (-file.size, -file.time, file.path))
 
 
 SORT_KEYS: dict[str, Callable[[Activity, int], int]] = {

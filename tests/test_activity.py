@@ -330,6 +330,22 @@ def test_json_of_a_folder_and_of_its_archive(history: Path, capsys: pytest.Captu
     assert activity(capsys, archive)["groups"] == groups
 
 
+@pytest.mark.parametrize("by", ["mtime", "ctime"])
+def test_an_incremental_copy_tells_of_the_whole_tree(
+    history: Path, capsys: pytest.CaptureFixture[str], by: str
+) -> None:
+    first, second = history.with_name("first.xtar"), history.with_name("second.xtar")
+    assert main(["build", str(history), "-o", str(first)]) == 0
+    trees.write(history / "code" / "new.py", b"new", mtime_ns=(NOW + 10) * SECOND)
+    os.rename(history / "old", history / "photos" / "old")
+    assert main(["build", str(history), "--base", str(first), "-o", str(second)]) == 0
+    first.unlink()
+    capsys.readouterr()
+    document = activity(capsys, second, "--by", by)
+    assert document["files"] == 8
+    assert document["groups"] == activity(capsys, history, "--by", by)["groups"]
+
+
 def test_the_gap_may_be_as_long_as_the_radius(history: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [g["files"] for g in activity(capsys, history, "--radius", "3599s")["groups"]] == [1, 2, 1, 1, 1, 1]
     assert [g["files"] for g in activity(capsys, history, "--radius", "2d")["groups"]] == [6, 1]
