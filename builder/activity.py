@@ -6,7 +6,7 @@ import os
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, nlargest
 from itertools import islice
@@ -146,15 +146,6 @@ SORT_KEYS: dict[str, Callable[[Activity, int], int]] = {
     "length": lambda activity, number: activity.begin(number) - activity.end(number),
 }
 """What groups can be sorted by: `time` is newest first, the others than `oldest` are largest first."""
-
-
-def group_changes(changes: Iterable[tuple[int, int, bytes]], radius: int = HOUR) -> list[Group]:
-    """Groups, the newest first, of (nanoseconds since 1970, bytes, path): for changes few enough to hold."""
-    columns = Changes()
-    for time, size, path in changes:
-        folder, _, name = path.rpartition(b"/")
-        columns.add(folder, [os.fsdecode(name)], [time], [size])
-    return list(Activity(columns, radius).groups())
 
 
 def main_folders(weights: Mapping[bytes, int], most: int, share: float) -> list[tuple[bytes, int]]:
