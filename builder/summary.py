@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,16 +11,18 @@ from typing import Any
 from xtarfs.console import human_size
 from xtarfs.text import show
 
+from .activity import HOUR, main_folders
 from .files import Job, Stored
 from .scratch import Scratch
+from .when import show_length, show_moment
 
 NEW, CHANGED, MOVED, ATTRIBUTES, GONE = "new", "content changed", "renamed", "attributes only", "deleted"
 UNCHANGED = "unchanged"
 REASONS = (NEW, CHANGED, MOVED, ATTRIBUTES, GONE, UNCHANGED)
-_RADIUS = 3600 * 10**9  # nanoseconds
 _FIRST, _LAST = -(1 << 63), (1 << 63) - 1  # nanoseconds that a database can hold: 1677 to 2262
 _GROUPS = 10
-_FOLDERS = 3
+_FOLDERS, _LEAST_SHARE = 3, 0.05
+_DEPTH = 3  # names in a folder's path that are told apart: a group may be a whole new tree
 _SIZED = (NEW, CHANGED, GONE)
 _COMPARED = ("mode", "uid", "gid", "mtime", "xattrs")
 
@@ -42,7 +43,7 @@ class Tally:
 class Group:
     """Files that changed one after another, no gap being longer than an hour. Times in nanoseconds since 1970.
 
-    content: bytes to store. reasons: how many files for each. folders: those at the top where it happened, with files.
+    content: bytes to store. reasons: how many files for each. folders: how many files in each, but in none too deep.
     """
 
     begin: int
@@ -128,14 +129,14 @@ def _groups(rows: Iterable[tuple[Any, ...]]) -> Iterator[Group]:
     """Groups of changes that come the newest first."""
     group: Group | None = None
     for when, path, size, reason in rows:
-        if group and group.begin - when > _RADIUS:
+        if group and group.begin - when > HOUR:
             yield group
             group = None
         group = group or Group(when, when)
         group.begin = when
         group.content += size if reason in (NEW, CHANGED) else 0
         group.reasons[reason] += 1
-        group.folders[path.partition(b"/")[0] if b"/" in path else b""] += 1
+        group.folders[b"/".join(path.split(b"/")[:-1][:_DEPTH])] += 1
     if group:
         yield group
 
@@ -150,23 +151,9 @@ def describe(changes: Changes) -> Iterator[str]:
     yield "since the base: " + (", ".join(counts) or "nothing to store")
     for group in changes.groups:
         reasons = ", ".join(f"{group.reasons[reason]} {reason}" for reason in REASONS if group.reasons[reason])
-        folders = ", ".join(show(folder) for folder, _ in group.folders.most_common(_FOLDERS))
+        folders = ", ".join(show(folder) for folder, _ in main_folders(group.folders, _FOLDERS, _LEAST_SHARE))
         stored = f", {human_size(group.content)} to store" if group.content else ""
-        yield f"  {_span(group.begin, group.end)}  {reasons}{stored}; in {folders}"
+        when = f"{show_moment(group.begin)}  {show_length(group.end - group.begin)}"
+        yield f"  {when}  {reasons}{stored}; in {folders}"
     if changes.more:
         yield f"  ... and {changes.more} earlier groups"
-
-
-def _span(begin: int, end: int) -> str:
-    """`2003-04-01 14:02 to 15:10`, both days where they differ."""
-    first, last = (_local(time) for time in (begin, end))
-    if first == last:
-        return first
-    return f"{first} to {last.removeprefix(first[:11])}"
-
-
-def _local(time_ns: int) -> str:
-    try:
-        return time.strftime("%Y-%m-%d %H:%M", time.localtime(time_ns // 10**9))
-    except (OverflowError, ValueError):
-        return f"{time_ns // 10**9} s"

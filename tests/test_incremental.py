@@ -435,11 +435,12 @@ def test_summary_by_groups_of_activity(source: Path) -> None:
     ]
     assert groups == [
         (noon, noon + 6000 * 10**9, 15, {NEW: 2, CHANGED: 1}, {b"folder": 2, b"": 1}),
-        (noon - 12000 * 10**9, noon - 12000 * 10**9, 5, {NEW: 1}, {b"folder": 1}),
+        (noon - 12000 * 10**9, noon - 12000 * 10**9, 5, {NEW: 1}, {b"folder/deeper": 1}),
     ]
     lines = list(describe(result.changes))
     assert lines[0].startswith("since the base: 3 new (15 B), 1 content changed (5 B), 1 deleted (9 B), ")
-    assert lines[1].endswith("2 new, 1 content changed, 15 B to store; in folder, /")
+    assert lines[1].endswith("  1 h 40 min  2 new, 1 content changed, 15 B to store; in folder, /")
+    assert lines[2].endswith("  0 s  1 new, 5 B to store; in folder/deeper")
     assert len(lines) == 3
 
 
