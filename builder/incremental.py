@@ -16,8 +16,8 @@ import msgspec
 from xtarfs.errors import NotAnArchive, UsageError, XtarError
 from xtarfs.format.locator import WINDOW, Base, Locator
 from xtarfs.format.numbers import format_time
-from xtarfs.format.records import DIRECTORY, FILE, Elsewhere, Record, to_text
-from xtarfs.holders import identify
+from xtarfs.format.records import DIRECTORY, FILE, Elsewhere, Record, holders_of, to_text
+from xtarfs.holders import identify, located
 from xtarfs.reader import Archive
 from xtarfs.tree import Node
 
@@ -42,12 +42,6 @@ class Former:
     attributes: Record
     path: bytes
     moved: bool = False
-
-    @property
-    def holders(self) -> set[str]:
-        """Identifiers of the archives that hold its data."""
-        elsewhere = self.record.elsewhere
-        return {elsewhere.archive} if elsewhere else {part.archive for part in self.record.parts}
 
     def lend(self, record: Record) -> None:
         """Makes `record` lead to the data of this file."""
@@ -85,6 +79,7 @@ class PreviousCopy:
             self.identifier = archive.tree.identifier
             self._holders = [*facts.base, *archive.tree.holders]
             _require_room(self._holders)
+            self._missing = {identifier for identifier, _, at_hand in archive.holders() if not at_hand}
         except BaseException:
             archive.close()
             raise
@@ -192,7 +187,8 @@ class PreviousCopy:
             return None
         if not holder.record.sha256:
             return None
-        record = self._archive.leading(holder)
+        as_it_stands = holders_of(holder.record) <= self._missing
+        record = located(self._archive.tree, holder) if as_it_stands else self._archive.leading(holder)
         if moved and record.elsewhere:
             elsewhere = Elsewhere(record.elsewhere.archive, *to_text(node.path))
             record = msgspec.structs.replace(record, elsewhere=elsewhere)

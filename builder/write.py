@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from xtarfs.attributes import read_xattrs
+from xtarfs.format.records import holders_of
 
 from .compress import Settings
 from .files import Job, LargeFile, Stored, describe, describe_link, describe_native, refer, store_small
@@ -142,7 +143,7 @@ class ArchiveWriter:
             self._result.problem(job.item.path, "changed while it was read; stored as read")
         if stored.former:
             self._layout.add(record)
-            self._holders |= stored.former.holders
+            self._holders |= holders_of(record)
         else:
             self._layout.add_file(record, at, stored.table)
         if self._summary:

@@ -214,16 +214,6 @@ def test_a_tree_deeper_than_a_path_may_be_long(tmp_path: Path) -> None:
 
 # -- groups --------------------------------------------------------------------------------------------------------
 
-
-def group_changes(changes: Iterable[tuple[int, int, bytes]], radius: int = HOUR) -> list[Group]:
-    """Groups, the newest first, of (nanoseconds since 1970, bytes, path)."""
-    columns = Changes()
-    for time, size, path in changes:
-        folder, _, name = path.rpartition(b"/")
-        columns.add(folder, [os.fsdecode(name)], [time], [size])
-    return list(Activity(columns, radius).groups())
-
-
 names = st.lists(st.sampled_from([b"a", b"b", b"c", b"x.py", b"y.PY", b"z.txt"]), min_size=1, max_size=4).map(b"/".join)
 some_changes = st.dictionaries(names, st.tuples(st.integers(-50, 50), st.integers(0, 9)), min_size=1, max_size=30)
 

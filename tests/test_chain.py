@@ -139,6 +139,36 @@ def test_a_mount_shows_all_and_picks_up_what_comes_later(chain: Path, copies: Pa
         assert trees.differences(trees.snapshot(chain / "was 3"), trees.snapshot(point)) == []
 
 
+def test_a_copy_leads_to_the_archive_that_replaces_a_holder(chain: Path, copies: Path) -> None:
+    """`sub/third` was renamed twice since the first copy: only the record that was led on finds it again."""
+    source = copies / "source"
+    subprocess.run(["cp", "-a", chain / "was 3", source], check=True)
+    assert xtar("merge", copies / "1.xtar", copies / "2.xtar", "-o", copies / "merged.xtar").returncode == 0
+    os.unlink(copies / "1.xtar")
+    os.unlink(copies / "2.xtar")
+    os.rename(source / "other" / "third", source / "again")
+    assert build(str(source), str(copies / "4.xtar"), Options(base=str(copies / "3.xtar"))).problems == []
+    with xtarfs.open(str(copies / "4.xtar")) as archive:
+        assert [(name, there) for _, name, there in archive.holders()] == [("merged.xtar", True), ("3.xtar", True)]
+    out = restored(copies, 4)
+    assert trees.differences(trees.snapshot(source), trees.snapshot(out)) == []
+
+
+def test_a_base_whose_holders_are_not_at_hand_will_do(chain: Path, copies: Path) -> None:
+    away = copies / "away"
+    away.mkdir()
+    os.rename(copies / "1.xtar", away / "1.xtar")
+    assert build(str(chain / "source"), str(copies / "4.xtar"), Options(base=str(copies / "3.xtar"))).problems == []
+    with xtarfs.open(str(copies / "4.xtar")) as archive:
+        assert [(name, there) for _, name, there in archive.holders()] == [
+            ("1.xtar", False),
+            ("2.xtar", True),
+            ("3.xtar", True),
+        ]
+    out = restored(copies, 4, "--with", str(away))
+    assert trees.differences(trees.snapshot(chain / "was 3"), trees.snapshot(out)) == []
+
+
 def test_thirty_copies(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
