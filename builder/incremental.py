@@ -254,6 +254,10 @@ def _locator(archive: Archive) -> Locator:
             f"--base {archive.source.name}: has lost its end, or is no archive that xtar wrote; "
             "'xtar repair' may help, or build without --base"
         )
+    if facts.set and archive.tree.identifier != facts.set.id:
+        raise UsageError(
+            f"--base {archive.source.name}: is a volume of a set whose catalogue is not at hand; give the last volume"
+        )
     return facts
 
 

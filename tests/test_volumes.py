@@ -376,3 +376,23 @@ def test_a_set_whose_last_volume_has_the_catalogue_is_a_base(tmp_path: Path) -> 
     with Archive.open(str(tmp_path / "set" / "second.xtar")) as archive:
         assert sum(node.record.elsewhere is not None for node in archive.walk()) == 400
         assert verify(archive, jobs=1).damaged == []
+    paths[-1].rename(tmp_path / "the last one")
+    with pytest.raises(UsageError, match=r"first\.001\.xtar.*give the last volume"):
+        build(str(source), str(tmp_path / "set" / "third.xtar"), Options(base=str(paths[0])))
+    assert not (tmp_path / "set" / "third.xtar").exists()
+
+
+@pytest.mark.parametrize("output", ["set.xtar", "set.002.xtar"])
+def test_volumes_that_hold_the_base_are_not_replaced(tmp_path: Path, output: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    trees.write(source / "file", trees.noise(200_000))
+    paths = build_set(source, tmp_path / "set.xtar", 100_000)
+    before = [path.read_bytes() for path in paths]
+    options = Options(base=str(paths[0]), force=True)
+    with pytest.raises(UsageError, match="holds data of the base"):
+        if output == "set.xtar":
+            build_volumes(str(source), str(tmp_path / output), options, 100_000)
+        else:
+            build(str(source), str(tmp_path / output), options)
+    assert [path.read_bytes() for path in paths] == before
