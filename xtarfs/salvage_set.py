@@ -84,9 +84,9 @@ class SalvagedSet(Archive):
 
     def _path_of(self, identifier: str) -> str | None:
         """Where a volume is: by what it says or, where damage has taken that, by its name."""
-        if identifier not in self._catalogues.volumes:
+        number = self._catalogues.number_of(identifier)
+        if number is None:
             return None
-        number = self._catalogues.volumes.index(identifier) + 1
         named = (path for path in self._candidates if number_of(path) == number and os.path.isfile(path))
         return self._catalogues.path_of(identifier) or next(named, None)
 
