@@ -177,6 +177,31 @@ def test_the_parity_of_a_volume_heals_beyond_the_spares(volumes: list[Path], tmp
     assert contents(tmp_path) == before
 
 
+def test_a_volume_cut_short_is_written_anew_though_its_parity_could_heal_it(
+    volumes: list[Path], tmp_path: Path
+) -> None:
+    assert run("protect", volumes[0], "--redundancy", "10") == 0
+    before = contents(tmp_path)
+    os.truncate(volumes[0], volumes[0].stat().st_size - 6000)
+    assert states(repair(volumes[0])) == {1: "repaired"}
+    assert contents(tmp_path) == before
+
+
+def test_lost_checksums(volumes: list[Path], tmp_path: Path) -> None:
+    """All copies of a sheet: what it covers counts as lost, and is told to be right by the whole."""
+    sheets = -(-len(volumes) * max(-(-path.stat().st_size // BLOCK) for path in volumes) // 992)
+    before = contents(tmp_path)
+    for number in range(1, SPARES + 1):
+        path = tmp_path / f"name.spare{number}.rec"
+        data = bytearray(path.read_bytes())
+        data[: sheets * PAGE] = bytes(sheets * PAGE)
+        data[-sheets * PAGE :] = bytes(sheets * PAGE)
+        path.write_bytes(bytes(data))
+    result = repair(volumes[0])
+    assert (result.proven, result.spares, states(result)) == (True, "rewritten", {})
+    assert contents(tmp_path) == before
+
+
 def test_spares_are_written_anew(volumes: list[Path], tmp_path: Path) -> None:
     before = contents(tmp_path)
     first, second = tmp_path / "name.spare1.rec", tmp_path / "name.spare2.rec"

@@ -94,7 +94,8 @@ class _SetRepairing:
         self._stack = stack
         self._progress = progress
         self._layout: Layout = spares.layout
-        self._files: list[Source | None] = [None] * self._layout.data
+        self._files: list[FileSource | None] = [None] * self._layout.data  # as they are
+        self._healing: list[Source | None] = [None] * self._layout.data  # with their own parity
         count = self._layout.data
         self._repairs = [VolumeRepair(volume_path(stem, number + 1, count)) for number in range(count)]
         self._set = ""
@@ -119,7 +120,8 @@ class _SetRepairing:
         """Raises UsageError where volumes of different sets bear the names of one."""
         known: dict[str, str] = {}
         for path in volumes_beside(self._stem):
-            source, _ = with_parity(FileSource(path))
+            file, (source, _) = FileSource(path), with_parity(FileSource(path))
+            self._stack.callback(file.close)
             self._stack.callback(source.close)
             facts = find_locator(source)
             number = facts.set.number if facts and facts.set else number_of(path) or 0
@@ -127,7 +129,7 @@ class _SetRepairing:
                 known[facts.set.id] = path
             if not 0 < number <= self._layout.data or self._files[number - 1]:
                 raise UsageError(f"{path}: does not belong to the set of {self._spares.name}, or is there twice")
-            self._files[number - 1] = source
+            self._files[number - 1], self._healing[number - 1] = file, source
             self._repairs[number - 1].path = path
         self._set = next(iter(known), "")
         if len(known) > 1:
@@ -157,7 +159,7 @@ class _SetRepairing:
             member: self._stack.enter_context(Draft(self._repairs[member].path, groups * BLOCK, force=True))
             for member in damaged
         }
-        mended = _Mended(self._stem, self._files, self._spares)
+        mended = _Mended(self._stem, self._healing, self._spares)
         raw = Joined(self._stem, self._files, groups)
         for first, count in spans(self._layout) if damaged else ():
             found = rebuild(mended, self._spares, first, count)
@@ -168,10 +170,11 @@ class _SetRepairing:
                 self._repairs[member].repaired_blocks += _differing(before, data)
             for block, data in found.fixed.items():
                 member, place = divmod(block, groups)
-                drafts[member].write_at(place * BLOCK, data)
-                self._repairs[member].repaired_blocks += 1
+                if member in drafts:  # or only its checksum is lost
+                    drafts[member].write_at(place * BLOCK, data)
+                    self._repairs[member].repaired_blocks += 1
             for block in found.left:
-                self._repairs[block // groups].left_blocks += 1
+                self._repairs[block // groups].left_blocks += block // groups in drafts
             self._progress(count * BLOCK * self._layout.data)
         for member, draft in drafts.items():
             self._cut_to_length(member, draft)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Literal
 
 from .carve import Patient
@@ -59,13 +60,24 @@ class SalvagedSet(Archive):
             if piece.error is None:
                 yield piece
                 continue
-            for wreck in self._wrecks_of(span.holder):
-                try:
-                    yield from _from(piece.start, wreck.pieces(_node_in(wreck, span.node)))
-                except DamagedError:
-                    continue
+            rest = self._from_wreck(piece.start, span)
+            found = next(rest, None)
+            if found:
+                yield found
+                yield from rest
                 return
             yield piece
+
+    def _from_wreck(self, start: int, span: Span) -> Iterator[Piece]:
+        """A member's content from `start` on, put together; nothing if there is nothing of it."""
+        for wreck in self._wrecks_of(span.holder):
+            found = False
+            with suppress(DamagedError):  # what was given by then is right: each piece has its own checksum
+                for piece in _from(start, wreck.pieces(_node_in(wreck, span.node))):
+                    found = True
+                    yield piece
+            if found:
+                return
 
     def _wrecks_of(self, identifier: str) -> list[Salvaged]:
         if identifier not in self._wrecks:
@@ -84,9 +96,9 @@ class SalvagedSet(Archive):
 
     def _path_of(self, identifier: str) -> str | None:
         """Where a volume is: by what it says or, where damage has taken that, by its name."""
-        if identifier not in self._catalogues.volumes:
+        number = self._catalogues.number_of(identifier)
+        if number is None:
             return None
-        number = self._catalogues.volumes.index(identifier) + 1
         named = (path for path in self._candidates if number_of(path) == number and os.path.isfile(path))
         return self._catalogues.path_of(identifier) or next(named, None)
 

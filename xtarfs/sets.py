@@ -46,6 +46,7 @@ class Catalogues:
         self._lock = threading.Lock()
         self.volumes: list[str] = []
         self.volumes = self._read_volumes()
+        self._numbers = {identifier: number for number, identifier in enumerate(self.volumes, 1)}
         self.name = os.path.basename(stem_of(own.source.name))
 
     def close(self) -> None:
@@ -59,13 +60,16 @@ class Catalogues:
 
     def describe(self, identifier: str) -> str | None:
         """What to call a volume: by number and name of the set; None if it is none of them."""
-        if identifier not in self.volumes:
-            return None
-        return f"volume {self.volumes.index(identifier) + 1} of {self.facts.count} of {self.name}"
+        number = self.number_of(identifier)
+        return f"volume {number} of {self.facts.count} of {self.name}" if number else None
+
+    def number_of(self, identifier: str) -> int | None:
+        """A volume's number, from 1; None if it is none of the set."""
+        return self._numbers.get(identifier)
 
     def path_of(self, identifier: str) -> str | None:
         """Where a volume is; None if it is not at hand."""
-        if self.volumes.index(identifier) + 1 == self.facts.number:
+        if self.number_of(identifier) == self.facts.number:
             return self._own.source.name
         return next(iter(self._shelf.find(identifier)), None)
 

@@ -82,7 +82,7 @@ class _SetVerification:
 
     def _note_unrecognised(self, identifier: str) -> None:
         """A file that is called like a volume that is missing."""
-        number = self._catalogues.volumes.index(identifier) + 1
+        number = self._catalogues.number_of(identifier)
         for path in volumes_beside(stem_of(self._archive.source.name)):
             if number_of(path) == number:
                 self._report(b"", (), f"{path}: is too damaged to be recognised as a volume of this set, or is none")
@@ -99,7 +99,7 @@ class _SetVerification:
                 continue
             self._result.files += 1
             self._result.content += record.size
-            if record.elsewhere and record.elsewhere.archive in self._catalogues.volumes:
+            if record.elsewhere and self._catalogues.number_of(record.elsewhere.archive):
                 self._check_whole(node, record.elsewhere.archive)
             elif record.parts:
                 self._check_parts(node)
