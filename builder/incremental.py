@@ -17,7 +17,7 @@ from xtarfs.errors import NotAnArchive, UsageError, XtarError
 from xtarfs.format.locator import WINDOW, Base, Locator
 from xtarfs.format.numbers import format_time
 from xtarfs.format.records import DIRECTORY, FILE, Elsewhere, Record, to_text
-from xtarfs.holders import identify, located
+from xtarfs.holders import identify
 from xtarfs.reader import Archive
 from xtarfs.tree import Node
 
@@ -100,7 +100,9 @@ class PreviousCopy:
 
     def holders(self, used: set[str]) -> list[Base]:
         """Those archives of `used`, identifiers, with their files' names, the oldest first."""
-        return [base for base in self._holders if base.id in used]
+        known = {base.id for base in self._holders}
+        instead = [_base(one, self._archive.file_of(one)) for one in sorted(used - known)]
+        return instead + [base for base in self._holders if base.id in used]
 
     def damage(self) -> Iterator[tuple[bytes, str]]:
         """Where this copy turned out to be damaged, and how: what could not be known of it is stored anew."""
@@ -190,7 +192,7 @@ class PreviousCopy:
             return None
         if not holder.record.sha256:
             return None
-        record = located(self._archive.tree, holder)
+        record = self._archive.leading(holder)
         if moved and record.elsewhere:
             elsewhere = Elsewhere(record.elsewhere.archive, *to_text(node.path))
             record = msgspec.structs.replace(record, elsewhere=elsewhere)
@@ -210,6 +212,10 @@ class PreviousCopy:
             self._gone(node.path, record.files, record.total)
         elif record.type == FILE:
             self._gone(node.path, 1, record.size)
+
+
+def _base(identifier: str, path: str) -> Base:
+    return Base(identifier, to_text(os.fsencode(os.path.basename(path)))[0])
 
 
 class _Cursor:
