@@ -22,7 +22,7 @@ from .source import FileSource, Source
 from .text import show
 from .tree import Node, Tree, find_locator
 
-_MOST_HOPS = 8  # archives that replace one another
+MOST_HOPS = 8  # archives that replace one another
 _KEPT = 1024  # files whose places are remembered
 
 
@@ -132,7 +132,7 @@ class Holders:
     def _resolve(self, node: Node) -> tuple[Record, Node]:
         """The record of a file that leads to what is at hand, and the node that has it, maybe in another tree."""
         record, seen = node.record, node
-        for _ in range(_MOST_HOPS):
+        for _ in range(MOST_HOPS):
             missing = [holder for holder in sorted(holders_of(record)) if self._find(holder) is None]
             found = next(filter(None, (self._replacement(seen, holder) for holder in missing)), None)
             if found is None:
