@@ -117,6 +117,18 @@ def test_full_copies_of_one_source_are_one_series(tmp_path: Path, monkeypatch: p
     assert sorted(os.listdir(folder)) == ["1.xtar", "2.xtar"]
 
 
+def test_full_copies_of_one_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    source.mkdir()
+    folder.mkdir()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST_DAY))
+    for number, name in enumerate(("b.xtar", "c.xtar", "a.xtar")):
+        trees.write(source / "number", b"%d" % number)
+        build(str(source), str(folder / name), Options())
+        os.utime(folder / name, (FIRST_DAY + number, FIRST_DAY + number))
+    assert fates(prune(str(folder), Policy(last=1))) == {"a.xtar": "keep", "c.xtar": "remove", "b.xtar": "remove"}
+
+
 def test_copies_of_one_second_are_told_apart_by_the_chain(tmp_path: Path) -> None:
     chain = make_chain(tmp_path / "chain", (begin, edit, touch), days=(0, 0, 0))
     plan = prune(str(chain.folder), Policy(last=1))
