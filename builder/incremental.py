@@ -16,7 +16,7 @@ import msgspec
 from xtarfs.errors import NotAnArchive, UsageError, XtarError
 from xtarfs.format.locator import WINDOW, Base, Locator
 from xtarfs.format.numbers import format_time
-from xtarfs.format.records import DIRECTORY, FILE, Elsewhere, Record, to_text
+from xtarfs.format.records import DIRECTORY, FILE, Record, to_text
 from xtarfs.holders import identify
 from xtarfs.reader import Archive
 from xtarfs.tree import Node
@@ -27,7 +27,7 @@ from .scan import Item
 _LOCATOR_REST = 4096  # bytes of a locator beside its list of archives, at most
 _LENT = (
     "size", "at", "data", "packed", "method", "chunk", "index", "table_copy", "crc32", "sha256", "packed_crc32",
-    "elsewhere", "parts",
+    "elsewhere", "parts", "former", "former_b64",
 )  # fmt: skip
 
 
@@ -193,9 +193,9 @@ class PreviousCopy:
         if not holder.record.sha256:
             return None
         record = self._archive.leading(holder)
-        if moved and record.elsewhere:
-            elsewhere = Elsewhere(record.elsewhere.archive, *to_text(node.path))
-            record = msgspec.structs.replace(record, elsewhere=elsewhere)
+        if moved:
+            former, encoded = to_text(node.path)
+            record = msgspec.structs.replace(record, former=former, former_b64=encoded)
         return Former(record, node.record, node.path, moved)
 
     def _children(self, node: Node) -> Iterator[Node]:

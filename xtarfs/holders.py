@@ -184,9 +184,7 @@ class Holders:
 
 def led_as(node: Node, there: Record, path: bytes) -> Record:
     """The record of `node`, with its data where the record `there` has it: that of the same file under `path`."""
-    elsewhere = there.elsewhere
-    if elsewhere and path != node.path:
-        elsewhere = Elsewhere(elsewhere.archive, *to_text(path))
+    former, encoded = (there.former, there.former_b64) if path == node.path else to_text(path)
     return msgspec.structs.replace(
         node.record,
         at=there.at,
@@ -197,16 +195,17 @@ def led_as(node: Node, there: Record, path: bytes) -> Record:
         index=there.index,
         table_copy=there.table_copy,
         packed_crc32=there.packed_crc32,
-        elsewhere=elsewhere,
+        elsewhere=there.elsewhere,
         parts=there.parts,
+        former=former,
+        former_b64=encoded,
     )
 
 
 def find_again(tree: Tree, node: Node) -> Node | None:
     """The same file in another archive's tree: under its path or its former one, with the same size and SHA-256."""
     record = node.record
-    former = record.elsewhere.raw_former if record.elsewhere else b""
-    for wanted in filter(None, (node.path, former)):
+    for wanted in filter(None, (node.path, record.raw_former)):
         found = _lookup(tree, wanted)
         if found and (found.record.size, found.record.sha256) == (record.size, record.sha256):
             return found
