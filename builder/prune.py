@@ -17,6 +17,7 @@ from xtarfs.errors import BuildError, UsageError, XtarError
 from xtarfs.format.parity import SUFFIX as PARITY_SUFFIX
 from xtarfs.parity import open_parity
 from xtarfs.shelf import SUFFIX
+from xtarfs.volume_names import spares_beside, stem_of
 
 from .prune_plan import LEFTOVER, REMOVE, Fate, Plan, absorbed_by, make_plan
 from .retention import Policy
@@ -132,6 +133,8 @@ class _Prune:
 
 def _remove(copy: Copy) -> None:
     """Removes a copy's files, their parity first; a file that has become another archive stays."""
+    for spare in spares_beside(stem_of(copy.path)) if copy.facts.set else ():
+        os.unlink(spare)
     for path in copy.paths:
         try:
             if not os.path.lexists(path) or read_copy(path).facts.id not in copy.ids:
