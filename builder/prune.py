@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -87,8 +88,9 @@ class _Prune:
         try:
             new = rewrite(order, self._takers, self._known, self._work_dir, self._progress)
         except BaseException:
-            if os.path.samefile(former, fate.copy.path):
-                os.unlink(former)
+            with suppress(XtarError):
+                if read_copy(fate.copy.path).id == fate.copy.id:
+                    os.unlink(former)
             raise
         self._takers.append(new)
         self._known[new.id] = new
@@ -112,13 +114,14 @@ class _Prune:
         try:
             if os.path.lexists(path):  # of an earlier attempt, and of the same identifier
                 os.unlink(path)
-            os.link(copy.path, path)
+            try:
+                os.link(copy.path, path)
+            except OSError:  # there are file systems without links
+                shutil.copyfile(copy.path, path)
+                _sync(path)
             _sync(self._folder)
         except OSError as error:
-            raise BuildError(
-                f"{copy.path}: cannot be given a second name for the time being: {error.strerror}; "
-                "--no-rewrite does without"
-            ) from None
+            raise BuildError(f"{path}: cannot be written: {error.strerror}") from None
         return path
 
     def _refuse_newcomers(self) -> None:
@@ -158,8 +161,9 @@ def _percent(path: str) -> float:
     return max(1.0, min(100 * parity.layout.parity / parity.layout.data, 100.0))
 
 
-def _sync(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: str) -> None:
+    """Makes a file, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
