@@ -16,7 +16,7 @@ import msgspec
 from xtarfs.errors import NotAnArchive, UsageError, XtarError
 from xtarfs.format.locator import WINDOW, Base, Locator
 from xtarfs.format.numbers import format_time
-from xtarfs.format.records import DIRECTORY, FILE, Elsewhere, Record, holders_of, to_text
+from xtarfs.format.records import DIRECTORY, FILE, Record, holders_of, to_text
 from xtarfs.holders import identify, located
 from xtarfs.reader import Archive
 from xtarfs.tree import Node
@@ -27,7 +27,7 @@ from .scan import Item
 _LOCATOR_REST = 4096  # bytes of a locator beside its list of archives, at most
 _LENT = (
     "size", "at", "data", "packed", "method", "chunk", "index", "table_copy", "crc32", "sha256", "packed_crc32",
-    "elsewhere", "parts",
+    "elsewhere", "parts", "former", "former_b64",
 )  # fmt: skip
 
 
@@ -189,9 +189,9 @@ class PreviousCopy:
             return None
         as_it_stands = holders_of(holder.record) <= self._missing
         record = located(self._archive.tree, holder) if as_it_stands else self._archive.leading(holder)
-        if moved and record.elsewhere:
-            elsewhere = Elsewhere(record.elsewhere.archive, *to_text(node.path))
-            record = msgspec.structs.replace(record, elsewhere=elsewhere)
+        if moved:
+            former, encoded = to_text(node.path)
+            record = msgspec.structs.replace(record, former=former, former_b64=encoded)
         return Former(record, node.record, node.path, moved)
 
     def _children(self, node: Node) -> Iterator[Node]:

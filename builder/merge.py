@@ -12,7 +12,7 @@ import msgspec
 from xtarfs.copies import Copy, in_order, read_copies
 from xtarfs.errors import BuildError, DamagedError, ElsewhereError, SourceError, UsageError
 from xtarfs.format import codec
-from xtarfs.format.locator import WINDOW, Base, Locator
+from xtarfs.format.locator import WINDOW, Base, Locator, Place
 from xtarfs.reader import Archive
 from xtarfs.text import escape
 from xtarfs.tree import StructuredDirectory
@@ -50,7 +50,9 @@ def merge(
         _require_bases(archive)
         replaces = replaced(copies, archive)
         with Output(destination, force=force) as out:
-            facts = write_copy(archive, out, work_dir, lambda size: progress(size, top.facts.bytes), replaces=replaces)
+            facts = write_copy(
+                archive, out, work_dir, lambda size: progress(size, archive.tree.content_size), replaces=replaces
+            )
             out.commit()
     return facts
 
@@ -80,7 +82,7 @@ def write_copy(
     try:
         layout = Layout(out, bytes.fromhex(directory.header().tag), work_dir)
         copy_tree(archive, layout, progress, keep)
-        origin = _copied_origin(archive, facts, tempfile.TemporaryFile(dir=work_dir))  # noqa: SIM115
+        origin = _copied_origin(archive, tempfile.TemporaryFile(dir=work_dir))  # noqa: SIM115
     except OSError as error:
         raise BuildError(f"{out.path}: not written: {error.strerror or error}") from None
     others = [identifier for identifier in replaces if identifier != layout.identifier]
@@ -89,10 +91,10 @@ def write_copy(
     return layout.finish(origin, base=bases, replaces=others[: max(room, 0) // _IDENTIFIER])
 
 
-def _copied_origin(archive: Archive, facts: Locator, spool: IO[bytes]) -> IO[bytes]:
+def _copied_origin(archive: Archive, spool: IO[bytes]) -> IO[bytes]:
     """The origin member's data in `spool`: this is the same copy, made when and where it was made."""
-    place = facts.origin
-    for read in (archive.source.read_at, lambda at, size: archive.source.heal(at, size) or b""):
+    source, place = archive.tree.origin or (archive.source, Place(0, 0, ""))
+    for read in (source.read_at, lambda at, size: source.heal(at, size) or b""):
         crc = 0
         spool.seek(0)
         for offset in range(0, place.size, _PIECE):
@@ -130,6 +132,10 @@ def _refuse_doubles(copies: Sequence[Copy]) -> None:
 
 
 def _require_bases(archive: Archive) -> None:
+    """Raises ElsewhereError if any archive or volume that has data of the tree, or the tree itself, is missing."""
+    facts = archive.tree.locator
+    if facts and facts.set and archive.tree.identifier != facts.set.id:
+        raise ElsewhereError(f"{archive.source.name}: needs the volume that has its set's catalogue; name it too")
     for identifier, name, there in archive.holders():
         if not there:
             raise ElsewhereError(

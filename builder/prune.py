@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -17,6 +18,7 @@ from xtarfs.errors import BuildError, UsageError, XtarError
 from xtarfs.format.parity import SUFFIX as PARITY_SUFFIX
 from xtarfs.parity import open_parity
 from xtarfs.shelf import SUFFIX
+from xtarfs.volume_names import spares_beside, stem_of
 
 from .prune_plan import LEFTOVER, REMOVE, Fate, Plan, absorbed_by, make_plan
 from .retention import Policy
@@ -86,8 +88,9 @@ class _Prune:
         try:
             new = rewrite(order, self._takers, self._known, self._work_dir, self._progress)
         except BaseException:
-            if os.path.samefile(former, fate.copy.path):
-                os.unlink(former)
+            with suppress(XtarError):
+                if read_copy(fate.copy.path).id == fate.copy.id:
+                    os.unlink(former)
             raise
         self._takers.append(new)
         self._known[new.id] = new
@@ -111,13 +114,14 @@ class _Prune:
         try:
             if os.path.lexists(path):  # of an earlier attempt, and of the same identifier
                 os.unlink(path)
-            os.link(copy.path, path)
+            try:
+                os.link(copy.path, path)
+            except OSError:  # there are file systems without links
+                shutil.copyfile(copy.path, path)
+                _sync(path)
             _sync(self._folder)
         except OSError as error:
-            raise BuildError(
-                f"{copy.path}: cannot be given a second name for the time being: {error.strerror}; "
-                "--no-rewrite does without"
-            ) from None
+            raise BuildError(f"{path}: cannot be written: {error.strerror}") from None
         return path
 
     def _refuse_newcomers(self) -> None:
@@ -132,6 +136,8 @@ class _Prune:
 
 def _remove(copy: Copy) -> None:
     """Removes a copy's files, their parity first; a file that has become another archive stays."""
+    for spare in spares_beside(stem_of(copy.path)) if copy.facts.set else ():
+        os.unlink(spare)
     for path in copy.paths:
         try:
             if not os.path.lexists(path) or read_copy(path).facts.id not in copy.ids:
@@ -155,8 +161,9 @@ def _percent(path: str) -> float:
     return max(1.0, min(100 * parity.layout.parity / parity.layout.data, 100.0))
 
 
-def _sync(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: str) -> None:
+    """Makes a file, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

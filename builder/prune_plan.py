@@ -15,7 +15,7 @@ from xtarfs.copies import Copy, below, links, read_copies, read_copy
 from xtarfs.errors import UsageError, XtarError
 from xtarfs.format import codec
 from xtarfs.format.records import holders_of
-from xtarfs.holders import find_again
+from xtarfs.holders import MOST_HOPS, find_again
 from xtarfs.opening import with_parity
 from xtarfs.reader import Archive
 from xtarfs.shelf import SUFFIX
@@ -255,27 +255,27 @@ class _After:
         with ExitStack() as stack:
             self._stack = stack
             archive = stack.enter_context(Archive.open(copy.path))
-            return all(self._is_served(node, frozenset(), copy) for node in archive.walk() if not node.record.link)
+            return all(self._is_served(node, frozenset(), copy, 0) for node in archive.walk() if not node.record.link)
 
-    def _is_served(self, node: Node, taken_over: frozenset[str], copy: Copy) -> bool:
-        """taken_over: what the archive that has the node will hold itself."""
+    def _is_served(self, node: Node, taken_over: frozenset[str], copy: Copy, hops: int) -> bool:
+        """Whether the data of a file of `copy` is found. taken_over: what that will then hold itself."""
         for identifier in holders_of(node.record) - taken_over - self._exact:
             takers = [fate for fate in self._stays if fate.copy is not copy and self._takes(fate, identifier)]
             if not takers and identifier not in self._lost:
                 continue  # it is not in this folder now either
-            if not any(self._finds(fate, node) for fate in takers):
+            if hops == MOST_HOPS or not any(self._finds(fate, node, hops) for fate in takers):
                 return False
         return True
 
     def _takes(self, fate: Fate, identifier: str) -> bool:
         return identifier in self._absorbed.get(fate, fate.copy.facts.replaces)
 
-    def _finds(self, taker: Fate, node: Node) -> bool:
+    def _finds(self, taker: Fate, node: Node, hops: int) -> bool:
         if taker not in self._trees:
             self._trees[taker] = self._stack.enter_context(Archive.open(taker.copy.path)).tree
         found = find_again(self._trees[taker], node)
         taken_over = taker.lost if taker in self._absorbed else frozenset[str]()
-        return found is not None and self._is_served(found, taken_over, taker.copy)
+        return found is not None and self._is_served(found, taken_over, taker.copy, hops + 1)
 
 
 def absorbed_by(fate: Fate, fates: Iterable[Fate]) -> list[str]:

@@ -102,7 +102,7 @@ def copy_file(layout: Layout, record: Record, held: Sequence[Held]) -> None:
     `record` says what the file is; it is not changed. Raises DamagedError, SourceError; the archive under construction
     is of no use then.
     """
-    record = msgspec.structs.replace(record, elsewhere=None, parts=())
+    record = msgspec.structs.replace(record, elsewhere=None, parts=(), former="", former_b64="")
     between = len(_FINAL_BLOCK) if record.method == DEFLATE else 0
     record.packed = sum(part.node.record.packed for part in held) - between * (len(held) - 1)
     table = joined_table(record, held)

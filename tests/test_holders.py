@@ -49,9 +49,7 @@ def pointer(holder: Path, path: bytes = b"folder/file", as_path: bytes = b"", fo
     """A node as a later copy has it of a file in `holder`."""
     with Archive.open(str(holder)) as archive:
         record = located(archive.tree, archive.lookup(path))
-    assert record.elsewhere
-    elsewhere = Elsewhere(record.elsewhere.archive, former)
-    return Node(msgspec.structs.replace(record, elsewhere=elsewhere), 0, as_path or path)
+    return Node(msgspec.structs.replace(record, former=former), 0, as_path or path)
 
 
 def read_all(archive: Archive, node: Node) -> bytes:
@@ -161,8 +159,9 @@ def test_what_replaces_a_missing_archive(holder: Path, tmp_path: Path, viewer: P
         with pytest.raises(ElsewhereError):
             archive.read(node, 0, 1)
         renamed = pointer(other, b"now/here")
-        elsewhere = Elsewhere(identity.id, "now/here")
-        moved = Node(msgspec.structs.replace(renamed.record, elsewhere=elsewhere), 0, b"later/here")
+        elsewhere = Elsewhere(identity.id)
+        record = msgspec.structs.replace(renamed.record, elsewhere=elsewhere, former="now/here")
+        moved = Node(record, 0, b"later/here")
         assert read_all(archive, moved) == CONTENT
         stale = msgspec.structs.replace(pointer(other, b"small").record, sha256="0" * 64, elsewhere=elsewhere)
         with pytest.raises(ElsewhereError):

@@ -292,9 +292,9 @@ def test_a_renamed_file_tells_where_it_was(source: Path) -> None:
     first = locator(source, 1).id
     former = {
         number: {
-            path: record.elsewhere.raw_former
+            path: record.raw_former
             for path, record in records(source, number).items()
-            if record.elsewhere and record.elsewhere.former and record.elsewhere.archive == first
+            if record.elsewhere and record.former and record.elsewhere.archive == first
         }
         for number in (2, 3, 4)
     }

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from builder.build import Options, build
-from builder.merge import merge
+from builder.merge import merge, write_copy
+from builder.output import Output
 from xtarfs.copies import read_copy
 from xtarfs.errors import XtarError
+from xtarfs.format.locator import Base
 from xtarfs.format.records import holders_of
 from xtarfs.protect import protect
 from xtarfs.reader import Archive
@@ -165,6 +168,32 @@ def test_two_ends_of_a_chain(tmp_path: Path) -> None:
     trees.write(source_of(chain) / "aside", b"another way on from the first day")
     add_copy(chain, source_of(chain), FIRST_DAY + DAY, base=chain.archives[0])
     assert "two ends" in refused(*chain.archives, "-o", tmp_path / "full.xtar")
+
+
+def leading_to(archive: Path, destination: Path, *bases: Path, replaces: Sequence[Path] = ()) -> Path:
+    """A copy of the archive that says that it needs, and replaces, others."""
+
+    def identifiers(paths: Sequence[Path]) -> list[str]:
+        return [read_copy(str(path)).facts.id for path in paths]
+
+    with Archive.open(str(archive)) as opened, Output(str(destination), force=False) as out:
+        needs = [Base(identifier, "") for identifier in identifiers(bases)]
+        write_copy(opened, out, "", lambda size: None, replaces=identifiers(replaces), base=lambda: needs)
+        out.commit()
+    return destination
+
+
+def test_a_chain_with_a_cycle(chain: Chain, tmp_path: Path) -> None:
+    other = make_chain(tmp_path / "other", CHANGES[:1]).archives[0]
+    folder = tmp_path / "circle"
+    folder.mkdir()
+    a = leading_to(chain.archives[0], folder / "a.xtar", other, replaces=[other])
+    b = leading_to(other, folder / "b.xtar", chain.archives[0], replaces=[chain.archives[0]])
+    assert "in a circle" in refused(a, b, "-o", tmp_path / "full.xtar")
+    assert not (tmp_path / "full.xtar").exists()
+    done = xtar("prune", folder, "--keep-last", "1")
+    assert done.returncode in (0, 2)
+    assert len(done.stderr.splitlines()) <= 1
 
 
 def flip(archive: Path, path: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -115,6 +116,18 @@ def test_full_copies_of_one_source_are_one_series(tmp_path: Path, monkeypatch: p
     plan = prune(str(folder), Policy(last=2))
     assert fates(plan) == {"2.xtar": "keep", "1.xtar": "keep", "0.xtar": "remove"}
     assert sorted(os.listdir(folder)) == ["1.xtar", "2.xtar"]
+
+
+def test_full_copies_of_one_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    source.mkdir()
+    folder.mkdir()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(FIRST_DAY))
+    for number, name in enumerate(("b.xtar", "c.xtar", "a.xtar")):
+        trees.write(source / "number", b"%d" % number)
+        build(str(source), str(folder / name), Options())
+        os.utime(folder / name, (FIRST_DAY + number, FIRST_DAY + number))
+    assert fates(prune(str(folder), Policy(last=1))) == {"a.xtar": "keep", "c.xtar": "remove", "b.xtar": "remove"}
 
 
 def test_copies_of_one_second_are_told_apart_by_the_chain(tmp_path: Path) -> None:
@@ -421,6 +434,32 @@ def test_a_failure_leaves_no_trace(own: Chain, monkeypatch: pytest.MonkeyPatch) 
         prune(str(own.folder), Policy(last=1))
     assert names(own) == [f"day{number}.xtar" for number in range(5)]
     assert {archive: archive.read_bytes() for archive in own.archives} == before
+
+
+def no_links(*arguments: Any, **named: Any) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def test_file_systems_without_links_and_modes(own: Chain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_nameless_files(path: str, flags: int, *rest: Any, **named: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return opened(path, flags, *rest, **named)
+
+    opened = os.open
+    monkeypatch.setattr(os, "open", no_nameless_files)
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(os, "fchmod", no_links)
+    prune(str(own.folder), Policy(last=2))
+    assert names(own) == ["day3.xtar", "day4.xtar"]
+    full = tmp_path / "full.xtar"
+    merge([str(own.archives[4])], str(full))
+    with pytest.raises(XtarError, match="exists already"):
+        merge([str(own.archives[4])], str(full))
+    monkeypatch.undo()
+    require_whole(own, 3, 4)
+    assert trees.differences(restored(full, tmp_path / "out"), own.states[4]) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full.xtar", "out", "own"]
 
 
 def test_an_archive_that_was_made_meanwhile_and_needs_what_goes(own: Chain, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from .errors import DamagedError, NotAnArchive, SourceError, XtarError
 from .format.locator import Locator, Origin, read_origin
 from .format.structure import FORMAT
 from .opening import with_parity
+from .shelf import state_of
 from .source import FileSource, Source
 from .text import escape
 from .tree import find_locator
@@ -19,13 +20,14 @@ from .tree import find_locator
 class Copy:
     """A copy of a source as one archive or as a set of volumes: its files, and what the first of them says of itself.
 
-    ids: the identifiers that records of other archives may know it by.
+    ids: the identifiers that records of other archives may know it by. modified: when its first file was, in ns.
     """
 
     paths: tuple[str, ...]
     facts: Locator
     origin: Origin
     ids: frozenset[str]
+    modified: int
 
     @property
     def path(self) -> str:
@@ -54,6 +56,7 @@ def read_copy(path: str) -> Copy:
     source = with_parity(FileSource(path))[0]
     try:
         facts = find_locator(source)
+        state = state_of(path)
         if facts is None:
             raise NotAnArchive(f"{path}: is not a whole archive; if it was one, 'xtar repair' or 'xtar recover' it")
         if facts.xtar != FORMAT:
@@ -64,7 +67,8 @@ def read_copy(path: str) -> Copy:
         source.close()
     if origin is None:
         raise DamagedError(f"{path}: what says when and where it was made is damaged; 'xtar repair' it first")
-    return Copy((path,), facts, origin, frozenset((facts.id, facts.set.id) if facts.set else (facts.id,)))
+    ids = frozenset((facts.id, facts.set.id) if facts.set else (facts.id,))
+    return Copy((path,), facts, origin, ids, state[-1] if state else 0)
 
 
 def read_copies(paths: Iterable[str]) -> tuple[list[Copy], dict[str, XtarError]]:
@@ -84,7 +88,7 @@ def read_copies(paths: Iterable[str]) -> tuple[list[Copy], dict[str, XtarError]]
 
 
 def _together(first: Copy, more: Copy) -> Copy:
-    return Copy(first.paths + more.paths, first.facts, first.origin, first.ids | more.ids)
+    return Copy(first.paths + more.paths, first.facts, first.origin, first.ids | more.ids, first.modified)
 
 
 def _origin(source: Source, facts: Locator) -> Origin | None:
@@ -126,6 +130,10 @@ def below(top: Copy, known: Links) -> set[Copy]:
 
 
 def in_order(copies: Sequence[Copy]) -> list[Copy]:
-    """The newest first; of one second, what builds on others before what it builds on."""
+    """The newest first; of one second, what builds on others before what it builds on, and what was written later."""
     known = links(copies)
-    return sorted(copies, key=lambda copy: (-copy.origin.created, -len(below(copy, known)), copy.path))
+
+    def age(copy: Copy) -> tuple[int, int, int, str]:
+        return -copy.origin.created, -len(below(copy, known)), -copy.modified, copy.path
+
+    return sorted(copies, key=age)

@@ -10,6 +10,7 @@ from typing import Self
 
 from .errors import BuildError, UsageError
 
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP)  # what file systems without hard links say
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 
 
@@ -86,7 +87,8 @@ class Draft:
             if like is not None:
                 with contextlib.suppress(PermissionError):
                     os.fchown(self._fd, like.st_uid, like.st_gid)
-            os.fchmod(self._fd, like.st_mode & 0o7777 if like else 0o666 & ~_umask())
+            with contextlib.suppress(PermissionError):  # FAT has no modes
+                os.fchmod(self._fd, like.st_mode & 0o7777 if like else 0o666 & ~_umask())
             os.fsync(self._fd)
             folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -127,7 +129,18 @@ class Draft:
             os.rename(self._temporary, self.path)
             self._temporary = None
         else:
-            os.link(self._temporary, self.path)
+            self._rename_to_what_is_free(self._temporary)
+
+    def _rename_to_what_is_free(self, temporary: str) -> None:
+        try:
+            os.link(temporary, self.path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if os.path.lexists(self.path):
+                raise FileExistsError from None
+            os.rename(temporary, self.path)
+            self._temporary = None
 
     def _link(self, name: str, folder: int) -> None:
         # The folder's descriptor makes Python call linkat, which alone can name a file that has no name yet.

@@ -22,7 +22,7 @@ from .source import FileSource, Source
 from .text import show
 from .tree import Node, Tree, find_locator
 
-_MOST_HOPS = 8  # archives that replace one another
+MOST_HOPS = 8  # archives that replace one another
 _KEPT = 1024  # files whose places are remembered
 
 
@@ -132,7 +132,7 @@ class Holders:
     def _resolve(self, node: Node) -> tuple[Record, Node]:
         """The record of a file that leads to what is at hand, and the node that has it, maybe in another tree."""
         record, seen = node.record, node
-        for _ in range(_MOST_HOPS):
+        for _ in range(MOST_HOPS):
             missing = [holder for holder in sorted(holders_of(record)) if self._find(holder) is None]
             found = next(filter(None, (self._replacement(seen, holder) for holder in missing)), None)
             if found is None:
@@ -184,9 +184,7 @@ class Holders:
 
 def led_as(node: Node, there: Record, path: bytes) -> Record:
     """The record of `node`, with its data where the record `there` has it: that of the same file under `path`."""
-    elsewhere = there.elsewhere
-    if elsewhere and path != node.path:
-        elsewhere = Elsewhere(elsewhere.archive, *to_text(path))
+    former, encoded = (there.former, there.former_b64) if path == node.path else to_text(path)
     return msgspec.structs.replace(
         node.record,
         at=there.at,
@@ -197,16 +195,17 @@ def led_as(node: Node, there: Record, path: bytes) -> Record:
         index=there.index,
         table_copy=there.table_copy,
         packed_crc32=there.packed_crc32,
-        elsewhere=elsewhere,
+        elsewhere=there.elsewhere,
         parts=there.parts,
+        former=former,
+        former_b64=encoded,
     )
 
 
 def find_again(tree: Tree, node: Node) -> Node | None:
     """The same file in another archive's tree: under its path or its former one, with the same size and SHA-256."""
     record = node.record
-    former = record.elsewhere.raw_former if record.elsewhere else b""
-    for wanted in filter(None, (node.path, former)):
+    for wanted in filter(None, (node.path, record.raw_former)):
         found = _lookup(tree, wanted)
         if found and (found.record.size, found.record.sha256) == (record.size, record.sha256):
             return found

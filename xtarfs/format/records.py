@@ -62,17 +62,10 @@ class Elsewhere(msgspec.Struct, omit_defaults=True, frozen=True):
     """The archive that holds a file's data, by identifier, where it is not the one that holds the record.
 
     The record's `at`, `data` and `index` count from that archive's first byte then, its `table_copy` from that
-    archive's chunk tables. former: the file's path before it was last renamed, if that was since: an archive that
-    replaces the holder may have the file there.
+    archive's chunk tables.
     """
 
     archive: Identifier
-    former: str = ""
-    former_b64: Base64 = ""
-
-    @property
-    def raw_former(self) -> bytes:
-        return from_text(self.former, self.former_b64)
 
 
 class Part(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -135,6 +128,8 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     total: Count = 0
     elsewhere: Elsewhere | None = None
     parts: tuple[Part, ...] = ()
+    former: str = ""
+    former_b64: Base64 = ""
 
     @property
     def raw_name(self) -> bytes:
@@ -148,6 +143,14 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     def raw_link(self) -> bytes:
         """Path, below the archive's root, of the name that holds a hard-linked file's data; empty if this one does."""
         return from_text(self.link, self.link_b64)
+
+    @property
+    def raw_former(self) -> bytes:
+        """The file's path before it was last renamed, if that was since its data was stored in another archive.
+
+        An archive that replaces the holder may have the file there.
+        """
+        return from_text(self.former, self.former_b64)
 
     @property
     def permissions(self) -> int:
