@@ -225,6 +225,7 @@ class Callbacks:
         self._reported: set[tuple[str, str]] = set()
         self._thread_states = _ThreadStates()
         self.last_request = time.monotonic()
+        self.answered = False
 
     def guarded(self, function: Callable[..., int | None], *arguments: Any) -> int:
         """Calls an operation; whatever it raises becomes an errno, and the mount lives on."""
@@ -278,6 +279,7 @@ class Callbacks:
         attributes = self._filesystem.getattr(path)
         ctypes.memset(buffer, 0, ctypes.sizeof(self._c_stat))
         self._fill(buffer.contents, attributes)
+        self.answered = True  # so the mount was there, even if it ends before its starter has seen it
 
     def readlink(self, path: bytes, buffer: Any, size: int) -> None:
         target = self._filesystem.readlink(path)[: size - 1] + b"\0"

@@ -98,7 +98,7 @@ def _run(
                 serve(binding, callbacks, mountpoint, libfuse_options(binding, fsname, options, filesystem.names_kept))
             except RuntimeError as error:
                 reason = f"libfuse gave error {error}"  # after the start: libfuse 3 was ended by a signal
-            if not ready.is_set():
+            if not ready.is_set() and not callbacks.answered:
                 raise MountError(f"cannot mount on {shown(mountpoint)}: {captured.text() or reason}")
     finally:
         filesystem.close()
