@@ -16,6 +16,8 @@ ORDER = (
     ("cli",),
     ("parity_commands",),
     ("recover", "mount", "extract", "verify", "diff", "listing", "repair"),
+    ("engine",),
+    ("native",),
     ("salvage", "check", "restore", "selection", "protect"),
     ("remains",),
     ("carve", "attributes", "results", "crew", "fork", "mount_options"),
@@ -28,7 +30,7 @@ ORDER = (
     ("align",),
     ("parity",),
     ("source", "cache", "draft", "shards"),
-    ("format", "text"),
+    ("format", "text", "guard"),
     ("errors",),
 )
 RANK = {name: rank for rank, line in enumerate(ORDER) for name in line}

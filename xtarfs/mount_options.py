@@ -80,13 +80,18 @@ def _set_value(parsed: MountOptions, name: str, value: str) -> None:
         parsed.log_file = os.path.abspath(value)
 
 
-def libfuse_options(binding: Binding, fsname: str, options: MountOptions) -> dict[str, str | bool]:
-    """libfuse's own -o options for a mount that never changes; `fsname` is shown as its device."""
-    timeout = FOREVER
+def kept_seconds(options: MountOptions) -> int:
+    """How long the kernel may keep names and attributes."""
     if options.idle_timeout:
         # Names that are in use must come back to us before the time is over, or a mount that is read
         # from the kernel's caches alone would look idle.
-        timeout = max(1, int(options.idle_timeout / 2))
+        return max(1, int(options.idle_timeout / 2))
+    return FOREVER
+
+
+def libfuse_options(binding: Binding, fsname: str, options: MountOptions) -> dict[str, str | bool]:
+    """libfuse's own -o options for a mount that never changes; `fsname` is shown as its device."""
+    timeout = kept_seconds(options)
     given: dict[str, str | bool] = {
         "ro": True,
         "fsname": escaped(fsname),

@@ -83,6 +83,10 @@ class Archive:
     def close(self) -> None:
         self.source.close()
 
+    def cede_cache(self) -> int:
+        """Leaves half of the cache to another reader of the same archive: the bytes of that half."""
+        return self._cache.halve()
+
     # -- the tree --------------------------------------------------------------------------------------------
 
     @property

@@ -1,0 +1,26 @@
+from .adapter import Answers
+
+class Session:
+    def __init__(
+        self,
+        device: int,
+        ended: int,
+        answers: Answers,
+        *,
+        archive: int,
+        size: int,
+        root: tuple[int, int, int, int, int] | None,
+        cache: int,
+        timeout: int,
+        uid: int,
+        gid: int,
+        umask: int,
+        owner: int,
+    ) -> None: ...
+    def start(self) -> None: ...
+    def end(self, seconds: int, /) -> bool: ...
+    @property
+    def last_request(self) -> float: ...
+
+def load_engine(library: str, /) -> bool: ...
+def decode_block(block: bytes, header: bool, base: int, length: int, /) -> list[tuple[bytes | int, ...]] | None: ...

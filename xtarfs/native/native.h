@@ -1,0 +1,310 @@
+/* The compiled request loop of a mount: what its parts know of each other.
+
+   The loop speaks the protocol of /dev/fuse itself. It answers what it fully understands from the archive's own bytes,
+   each of them checked, and asks the Python file system (python.c) for everything else. */
+
+#ifndef XTAR_NATIVE_H
+#define XTAR_NATIVE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <linux/fuse.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* --- engine.c: raw deflate and CRC-32, of the library inside the Python package `deflate` --- */
+
+typedef struct libdeflate_decompressor decompressor;
+
+bool engine_load(const char *library);
+decompressor *engine_new(void);
+void engine_free(decompressor *engine);
+bool engine_inflate(decompressor *engine, const uint8_t *packed, size_t length, uint8_t *out, size_t size);
+uint32_t engine_crc32(const uint8_t *data, size_t size);
+
+/* Bytes that must be free for writing behind packed data: a chunk that was only flushed gets its end there. */
+enum { END_ROOM = 2 };
+
+/* --- records.c: one line of a structure file --- */
+
+enum {
+    ASK_DATA = 1,     /* content: ask Python */
+    ASK_CHILDREN = 2, /* a directory's children: ask Python */
+    ASK_XATTRS = 4,   /* extended attributes: ask Python. Without it there are none */
+    DEFLATED = 8,
+};
+
+enum { MAX_NAME = 255, MAX_TARGET = 4095 };
+
+/* What is known of one name. Places are offsets in the archive. A directory is given by its tar and structure file. */
+typedef struct {
+    uint64_t ino, size, blocks;
+    int64_t mtime;
+    uint32_t mtime_nsec, mode, nlink, uid, gid, rdev;
+    union {
+        struct {
+            uint64_t data, packed, index;
+            uint32_t chunk, crc;
+        };
+        struct {
+            uint64_t start, length, structure, structure_size;
+            uint32_t index_length;
+        };
+    };
+    uint32_t position; /* among its directory's children */
+    uint16_t name_length, target_length, flags;
+} entry;
+
+/* Text that grows; names and targets of a block's entries. */
+typedef struct {
+    char *bytes;
+    size_t length, room;
+} text;
+
+/* The line from *at up to its newline as an entry; its name, then its target, are appended to `names`.
+   Places are made absolute by `base`, those of directories must lie in [base, base + length). False: ask Python. */
+bool record_parse(const char **at, const char *end, uint64_t base, uint64_t length, entry *into, text *names);
+/* A structure file's first line. */
+bool header_parse(const char **at, const char *end);
+typedef struct {
+    uint64_t at, length, count;
+    size_t first; /* offset of the name in the text given */
+    uint16_t first_length;
+} block_start;
+/* A structure file's last line; *starts is allocated. */
+bool index_parse(const char *at, const char *end, block_start **starts, size_t *count, text *names);
+
+/* --- blocks.c: structure files, block by block --- */
+
+typedef struct {
+    entry entry;
+    uint32_t name; /* offset in the block's text; the target stands behind it */
+} row;
+
+typedef struct block {
+    struct block *newer, *older, *next;
+    uint64_t structure;
+    size_t number;
+    uint32_t users, first; /* first: position of the first row among the directory's children */
+    size_t count, weight;
+    uint64_t tars_begin, tars_end; /* where the subdirectories' tars begin and end; 0 without any */
+    row *rows;
+    char *text;
+} block;
+
+typedef struct layout {
+    struct layout *next;
+    uint64_t structure;
+    block_start *starts; /* NULL: one block with header and records */
+    uint32_t *firsts;
+    uint64_t *tars_end;
+    size_t blocks;
+    text names;
+} layout;
+
+typedef struct {
+    int archive;
+    uint64_t size;
+    pthread_mutex_t lock;
+    block *buckets[1024];
+    block *newest, *oldest;
+    size_t weight;
+    layout *layouts[256];
+    size_t layout_count;
+} shelf;
+
+void shelf_init(shelf *shelf, int archive, uint64_t size);
+void shelf_clear(shelf *shelf);
+/* The block that holds the child at `position`, or would hold `name` if that is given. A directory's entry must be
+   whole. Give it back. NULL: ask Python, with *end telling whether it is only that `position` is behind the last. */
+block *shelf_at(shelf *shelf, const entry *directory, uint32_t position, bool *end);
+block *shelf_named(shelf *shelf, const entry *directory, const char *name, size_t length);
+void shelf_give_back(shelf *shelf, block *block);
+const row *block_find(const block *block, const char *name, size_t length);
+/* A block of text as records; for tests too. */
+block *block_parse(const char *at, const char *end, bool header, uint64_t base, uint64_t length);
+void block_free(block *block);
+char *block_unpack(const uint8_t *packed, size_t length, size_t *size);
+
+bool read_whole(int archive, void *into, size_t size, uint64_t at);
+
+/* --- table.c: the names that the kernel knows --- */
+
+/* Names below keep a node as they need its path. `pins` holds it while another thread works for it. */
+typedef struct node {
+    struct node *parent, *next;
+    uint64_t id, lookups;
+    uint32_t children, pins;
+    entry entry;
+    char name[]; /* name_length bytes, then the target */
+} node;
+
+typedef struct {
+    pthread_mutex_t lock;
+    node **slots; /* by id - 1; a free slot holds nothing and is found by `vacant` */
+    uint64_t *vacant;
+    size_t slot_count, slot_room, vacant_count, vacant_room;
+    node **buckets;
+    size_t bucket_count, node_count;
+    node *root;
+} table;
+
+bool table_init(table *table);
+void table_clear(table *table);
+/* All of these with the table locked. */
+node *table_get(table *table, uint64_t id);
+node *table_find(table *table, const node *parent, const char *name, size_t length);
+node *table_add(table *table, node *parent, const entry *entry, const char *name, const char *target);
+void table_forget(table *table, uint64_t id, uint64_t lookups);
+void table_unpin(table *table, node *node);
+/* The path as Python knows it, `/` for the root; allocated, NULL without memory. */
+char *table_path(const node *node, const char *name, size_t name_length, size_t *length);
+
+/* --- data.c: content --- */
+
+typedef struct piece {
+    struct piece *newer, *older, *next;
+    uint64_t data, number;
+    uint32_t users;
+    size_t size;
+    uint8_t bytes[];
+} piece;
+
+typedef struct {
+    pthread_mutex_t lock;
+    piece *buckets[4096];
+    piece *newest, *oldest;
+    size_t weight, capacity;
+} pieces;
+
+void pieces_init(pieces *pieces, size_t capacity);
+void pieces_clear(pieces *pieces);
+
+/* Memory that a thread reuses from request to request. */
+typedef struct {
+    uint8_t *bytes;
+    size_t room;
+} area;
+
+bool area_grow(area *area, size_t room);
+
+typedef struct {
+    decompressor *engine;
+    area packed, plain, table;
+    piece *held;
+} reader;
+
+/* Bytes [offset, offset + size) of a file, which must lie within it; valid until the reader's next call. NULL where
+   they are not sound or not simple: ask Python. */
+const uint8_t *data_read(reader *reader, int archive, pieces *pieces, const entry *file, uint64_t offset, size_t size);
+void data_release(reader *reader, pieces *pieces);
+void reader_clear(reader *reader);
+
+/* --- python.c: the file system behind, called with the interpreter's lock --- */
+
+/* A thread's place in the interpreter, made at its first call and kept: making one costs a fifth of a request. */
+typedef struct {
+    PyThreadState *state;
+    PyGILState_STATE before;
+} caller;
+
+/* The object that answers, and the path asked for. */
+typedef struct {
+    caller *caller;
+    PyObject *answers;
+    const char *path;
+    size_t length;
+} question;
+
+typedef bool take_child(void *context, const entry *child, const char *name);
+
+/* Each returns 0 or an errno. */
+int python_getattr(const question *question, entry *into);
+int python_readlink(const question *question, area *into, size_t *size);
+int python_getxattr(const question *question, const char *name, size_t length, area *into, size_t *size);
+int python_listxattr(const question *question, area *into, size_t *size);
+int python_read(const question *question, uint64_t offset, size_t most, area *into, size_t *size);
+int python_statfs(const question *question, struct fuse_kstatfs *into);
+/* Children from `position` on, as many as fill `room` bytes of a reply; stops where `take` returns false. */
+int python_readdir(const question *question, uint64_t position, size_t room, take_child *take, void *context);
+void caller_end(caller *caller);
+
+/* --- prefetch.c: small files that follow what is being read --- */
+
+struct session;
+
+void prefetch_after(struct session *session, node *file);
+bool prefetch_start(struct session *session);
+void prefetch_stop(struct session *session);
+
+enum { WANTED_ROOM = 64 };
+
+typedef struct {
+    pthread_t thread;
+    bool running;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    node *wanted[WANTED_ROOM]; /* pinned directories ... */
+    uint32_t from[WANTED_ROOM]; /* ... and the position from where on */
+    uint32_t count[WANTED_ROOM];
+    size_t first, waiting;
+    bool stop;
+} prefetcher;
+
+/* --- loop.c, requests.c: the conversation with the kernel --- */
+
+enum { MAX_THREADS = 12, REQUEST_ROOM = 16 << 10, MAX_TRANSFER = 1 << 20 };
+
+typedef struct {
+    uint64_t timeout; /* seconds that the kernel may keep names and attributes */
+    int64_t uid, gid; /* -1: as stored */
+    uint32_t umask;
+    int64_t owner; /* the user that alone, beside root, may look in; -1: the kernel decides */
+} appearance;
+
+struct worker;
+
+typedef struct session {
+    int device, archive; /* archive: -1 where only Python can read it */
+    int ended;           /* gets a byte when the last thread has ended */
+    appearance appearance;
+    PyObject *answers;
+    table table;
+    shelf shelf;
+    pieces pieces;
+    prefetcher prefetcher;
+    pthread_mutex_t lock;
+    struct worker *workers[MAX_THREADS];
+    int started, running;
+    atomic_int idle;
+    atomic_bool stop;
+    atomic_llong last_request; /* CLOCK_MONOTONIC, ns */
+} session;
+
+/* One thread that answers requests. */
+typedef struct worker {
+    session *session;
+    pthread_t thread;
+    int device;
+    bool over;
+    caller caller;
+    reader reader;
+    area reply, answer;
+    uint8_t request[REQUEST_ROOM] __attribute__((aligned(8)));
+} worker;
+
+void handle(worker *worker, size_t length);
+/* Ends a request; false where the kernel no longer waited for it. */
+bool reply_data(worker *worker, uint64_t unique, const void *data, size_t size);
+bool reply_error(worker *worker, uint64_t unique, int error);
+
+bool session_start(session *session);
+/* True once all threads have ended; waits for them up to `seconds`. */
+bool session_end(session *session, int seconds);
+
+#endif

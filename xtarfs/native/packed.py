@@ -1,0 +1,31 @@
+"""Where an archive's packed data lies, for a reader that needs no more than a descriptor and numbers."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from ..tree import StructuredDirectory
+from ..vfs import FileSystem
+
+
+class Packed(NamedTuple):
+    """descriptor: the archive, size: its bytes. root: start and length of the root's tar, place (in that tar), size
+    and index length of its structure file."""
+
+    descriptor: int
+    size: int
+    root: tuple[int, int, int, int, int]
+
+
+def packed(filesystem: object) -> Packed | None:
+    """None for what is no single archive with structure files."""
+    if type(filesystem) is not FileSystem:
+        return None
+    tree = filesystem.archive.tree
+    descriptor = filesystem.archive.source.fileno()
+    place = tree.root.record.structure
+    if descriptor is None or place is None or not isinstance(tree.directory(tree.root), StructuredDirectory):
+        return None
+    size = min(os.lseek(descriptor, 0, os.SEEK_END), filesystem.archive.source.size)
+    return Packed(descriptor, size, (0, size, place.at, place.size, place.index))

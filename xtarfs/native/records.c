@@ -1,0 +1,671 @@
+/* Structure records: JSON as the builder writes it, one object a line.
+
+   What is accepted here the Python decoder accepts too, with the same values. The reverse need not hold: white space,
+   other kinds of numbers, unpaired surrogates and whatever else is odd is left to Python. */
+
+#include "native.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+typedef struct {
+    const char *at, *end;
+} cursor;
+
+typedef struct {
+    const char *at; /* between the quotes, escapes and all */
+    size_t length;
+    bool escaped;
+} string;
+
+static bool literal(cursor *in, const char *text, size_t length)
+{
+    if ((size_t)(in->end - in->at) < length || memcmp(in->at, text, length))
+        return false;
+    in->at += length;
+    return true;
+}
+
+static bool byte(cursor *in, char wanted)
+{
+    if (in->at == in->end || *in->at != wanted)
+        return false;
+    in->at++;
+    return true;
+}
+
+static int hex_digit(char digit)
+{
+    if (digit >= '0' && digit <= '9')
+        return digit - '0';
+    if (digit >= 'a' && digit <= 'f')
+        return digit - 'a' + 10;
+    if (digit >= 'A' && digit <= 'F')
+        return digit - 'A' + 10;
+    return -1;
+}
+
+/* The length of the UTF-8 sequence at `at`, 0 if it is none. */
+static size_t utf8(const unsigned char *at, size_t room)
+{
+    unsigned char first = at[0];
+    size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
+    if (first < 0xC2 || first > 0xF4 || length > room)
+        return 0;
+    for (size_t i = 1; i < length; i++)
+        if ((at[i] & 0xC0) != 0x80)
+            return 0;
+    if ((first == 0xE0 && at[1] < 0xA0) || (first == 0xED && at[1] > 0x9F) || (first == 0xF0 && at[1] < 0x90) ||
+        (first == 0xF4 && at[1] > 0x8F))
+        return 0;
+    return length;
+}
+
+/* \uXXXX as a code point that stands alone, -1 for all else. */
+static int unicode_escape(const char *digits)
+{
+    int value = 0;
+    for (int i = 0; i < 4; i++) {
+        int digit = hex_digit(digits[i]);
+        if (digit < 0)
+            return -1;
+        value = value * 16 + digit;
+    }
+    return value >= 0xD800 && value <= 0xDFFF ? -1 : value;
+}
+
+static bool parse_string(cursor *in, string *into)
+{
+    if (!byte(in, '"'))
+        return false;
+    into->at = in->at;
+    into->escaped = false;
+    while (in->at < in->end) {
+        unsigned char c = (unsigned char)*in->at;
+        if (c == '"') {
+            into->length = (size_t)(in->at++ - into->at);
+            return true;
+        }
+        if (c < 0x20)
+            return false;
+        if (c == '\\') {
+            into->escaped = true;
+            if (in->end - in->at < 2)
+                return false;
+            if (in->at[1] == 'u') {
+                if (in->end - in->at < 6 || unicode_escape(in->at + 2) < 0)
+                    return false;
+                in->at += 6;
+            } else if (memchr("\"\\/bfnrt", in->at[1], 8)) {
+                in->at += 2;
+            } else {
+                return false;
+            }
+        } else if (c < 0x80) {
+            in->at++;
+        } else {
+            size_t length = utf8((const unsigned char *)in->at, (size_t)(in->end - in->at));
+            if (!length)
+                return false;
+            in->at += length;
+        }
+    }
+    return false;
+}
+
+static char *text_room(text *text, size_t more)
+{
+    if (text->room - text->length < more) {
+        size_t room = (text->length + more) * 2 + 256;
+        char *bytes = realloc(text->bytes, room);
+        if (!bytes)
+            return NULL;
+        text->bytes = bytes;
+        text->room = room;
+    }
+    return text->bytes + text->length;
+}
+
+/* Appends what the string stands for. */
+static bool append_string(text *into, const string *from)
+{
+    char *out = text_room(into, from->length);
+    if (!out)
+        return false;
+    if (!from->escaped) {
+        memcpy(out, from->at, from->length);
+        into->length += from->length;
+        return true;
+    }
+    const char *at = from->at, *end = from->at + from->length;
+    while (at < end) {
+        if (*at != '\\') {
+            *out++ = *at++;
+            continue;
+        }
+        static const char letters[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
+        if (at[1] != 'u') {
+            *out++ = values[strchr(letters, at[1]) - letters];
+            at += 2;
+            continue;
+        }
+        int point = unicode_escape(at + 2);
+        at += 6;
+        if (point < 0x80) {
+            *out++ = (char)point;
+        } else if (point < 0x800) {
+            *out++ = (char)(0xC0 | point >> 6);
+            *out++ = (char)(0x80 | (point & 0x3F));
+        } else {
+            *out++ = (char)(0xE0 | point >> 12);
+            *out++ = (char)(0x80 | (point >> 6 & 0x3F));
+            *out++ = (char)(0x80 | (point & 0x3F));
+        }
+    }
+    into->length = (size_t)(out - into->bytes);
+    return true;
+}
+
+static int base64_digit(char c)
+{
+    if (c >= 'A' && c <= 'Z')
+        return c - 'A';
+    if (c >= 'a' && c <= 'z')
+        return c - 'a' + 26;
+    if (c >= '0' && c <= '9')
+        return c - '0' + 52;
+    return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+static bool append_base64(text *into, const string *from)
+{
+    if (from->escaped || from->length % 4)
+        return false;
+    char *out = text_room(into, from->length / 4 * 3);
+    if (!out)
+        return false;
+    for (size_t i = 0; i < from->length; i += 4) {
+        const char *four = from->at + i;
+        size_t pad = i + 4 < from->length ? 0 : (size_t)(four[3] == '=') + (size_t)(four[3] == '=' && four[2] == '=');
+        uint32_t bits = 0;
+        for (size_t k = 0; k < 4; k++) {
+            int digit = k >= 4 - pad ? 0 : base64_digit(four[k]);
+            if (digit < 0)
+                return false;
+            bits = bits << 6 | (uint32_t)digit;
+        }
+        *out++ = (char)(bits >> 16);
+        if (pad < 2)
+            *out++ = (char)(bits >> 8);
+        if (pad < 1)
+            *out++ = (char)bits;
+    }
+    into->length = (size_t)(out - into->bytes);
+    return true;
+}
+
+/* The bytes that a text field and its base64 stand for; *length is what was appended. */
+static bool append_raw(text *into, const string *plain, const string *encoded, size_t most, uint16_t *length)
+{
+    size_t before = into->length;
+    if (encoded->length ? !append_base64(into, encoded) : !append_string(into, plain))
+        return false;
+    size_t appended = into->length - before;
+    *length = (uint16_t)appended;
+    return appended <= most && !memchr(into->bytes + before, 0, appended);
+}
+
+static bool parse_number(cursor *in, uint64_t *into)
+{
+    const char *start = in->at;
+    uint64_t value = 0;
+    while (in->at < in->end && *in->at >= '0' && *in->at <= '9') {
+        value = value * 10 + (uint64_t)(*in->at - '0');
+        if (++in->at - start > 18)
+            return false;
+    }
+    *into = value;
+    return in->at > start && (in->at - start == 1 || *start != '0');
+}
+
+static bool number32(cursor *in, uint32_t *into)
+{
+    uint64_t value;
+    if (!parse_number(in, &value) || value > UINT32_MAX)
+        return false;
+    *into = (uint32_t)value;
+    return true;
+}
+
+static bool parse_octal(const string *from, uint32_t *into)
+{
+    *into = 0;
+    for (size_t i = 0; i < from->length; i++) {
+        if (from->at[i] < '0' || from->at[i] > '7')
+            return false;
+        *into = *into * 8 + (uint32_t)(from->at[i] - '0');
+    }
+    return from->length >= 1 && from->length <= 4;
+}
+
+static bool parse_hex(const string *from, uint32_t *into)
+{
+    *into = 0;
+    for (size_t i = 0; i < from->length; i++) {
+        int digit = hex_digit(from->at[i]);
+        if (digit < 0)
+            return false;
+        *into = *into << 4 | (uint32_t)digit;
+    }
+    return from->length >= 1 && from->length <= 8;
+}
+
+/* Decimal seconds as whole seconds, rounded down, and the nanoseconds beyond. */
+static bool parse_time(const string *from, int64_t *seconds, uint32_t *nanoseconds)
+{
+    cursor in = {from->at, from->at + from->length};
+    bool negative = byte(&in, '-');
+    const char *start = in.at;
+    int64_t whole = 0, rest = 0;
+    while (in.at < in.end && *in.at >= '0' && *in.at <= '9')
+        if (in.at - start >= 17)
+            return false;
+        else
+            whole = whole * 10 + (*in.at++ - '0');
+    if (in.at == start)
+        return false;
+    if (byte(&in, '.')) {
+        int digits = 0;
+        for (; in.at < in.end && *in.at >= '0' && *in.at <= '9' && digits < 9; digits++)
+            rest = rest * 10 + (*in.at++ - '0');
+        if (!digits)
+            return false;
+        for (; digits < 9; digits++)
+            rest *= 10;
+    }
+    if (in.at != in.end || from->length > 32)
+        return false;
+    if (negative) {
+        whole = -whole - (rest > 0);
+        rest = rest > 0 ? 1000000000 - rest : 0;
+    }
+    *seconds = whole;
+    *nanoseconds = (uint32_t)rest;
+    return true;
+}
+
+enum { MAX_DEPTH = 16 };
+
+/* Goes past a value of any kind. */
+static bool skip_value(cursor *in, int depth)
+{
+    string ignored;
+    uint64_t number;
+    if (in->at == in->end || depth > MAX_DEPTH)
+        return false;
+    switch (*in->at) {
+    case '"':
+        return parse_string(in, &ignored);
+    case '{':
+    case '[': {
+        char open = *in->at++, close = open == '{' ? '}' : ']';
+        if (byte(in, close))
+            return true;
+        do {
+            if (open == '{' && (!parse_string(in, &ignored) || !byte(in, ':')))
+                return false;
+            if (!skip_value(in, depth + 1))
+                return false;
+        } while (byte(in, ','));
+        return byte(in, close);
+    }
+    case 't':
+        return literal(in, "true", 4);
+    case 'f':
+        return literal(in, "false", 5);
+    case 'n':
+        return literal(in, "null", 4);
+    default:
+        byte(in, '-');
+        return parse_number(in, &number);
+    }
+}
+
+/* [[start, end], ...] as the bytes that the holes take, which must ascend within a file of any size. */
+static bool parse_holes(cursor *in, uint64_t *sum, uint64_t *last)
+{
+    *sum = *last = 0;
+    if (!byte(in, '['))
+        return false;
+    if (byte(in, ']'))
+        return true;
+    do {
+        uint64_t start, end;
+        if (!byte(in, '[') || !parse_number(in, &start) || !byte(in, ',') || !parse_number(in, &end) || !byte(in, ']'))
+            return false;
+        if (start < *last || end < start)
+            return false;
+        *sum += end - start;
+        *last = end;
+    } while (byte(in, ','));
+    return byte(in, ']');
+}
+
+/* {"name":"base64",...}: whether there are any. */
+static bool parse_xattrs(cursor *in, bool *any)
+{
+    text scratch = {0};
+    bool sound = byte(in, '{');
+    *any = false;
+    if (!sound || byte(in, '}'))
+        return sound;
+    do {
+        string key, value;
+        sound = parse_string(in, &key) && byte(in, ':') && parse_string(in, &value) && append_base64(&scratch, &value) &&
+                key.length && key.at[0] != '=' && key.at[0] != '\\';
+    } while (sound && byte(in, ','));
+    free(scratch.bytes);
+    *any = true;
+    return sound && byte(in, '}');
+}
+
+typedef struct {
+    uint64_t at, size, index, catalogue;
+} place;
+
+static bool parse_place(cursor *in, place *into)
+{
+    static const struct {
+        const char *key;
+        size_t length, offset;
+    } fields[] = {
+        {"\"at\":", 5, offsetof(place, at)},
+        {"\"size\":", 7, offsetof(place, size)},
+        {"\"index\":", 8, offsetof(place, index)},
+        {"\"catalogue\":", 12, offsetof(place, catalogue)},
+    };
+    memset(into, 0, sizeof *into);
+    bool any = false;
+    if (!byte(in, '{'))
+        return false;
+    for (size_t i = 0; i < 4; i++) {
+        if (any && i > 1 && (in->at == in->end || *in->at == '}'))
+            break;
+        cursor before = *in;
+        if ((any && !byte(in, ',')) || !literal(in, fields[i].key, fields[i].length)) {
+            if (i < 2)
+                return false;
+            *in = before;
+            continue;
+        }
+        if (!parse_number(in, (uint64_t *)((char *)into + fields[i].offset)))
+            return false;
+        any = true;
+    }
+    return byte(in, '}');
+}
+
+/* The fields of a record, as they stand. */
+typedef struct {
+    string name, name_b64, type, mode, user, group, mtime, method, crc32, sha256, packed_crc32;
+    string target, target_b64, link, link_b64;
+    uint64_t ino, size, at, data, packed, chunk, index, table_copy, files, total, holes, holes_end;
+    uint32_t uid, gid, nlink, major, minor;
+    place structure;
+    bool has_structure, has_xattrs, unknown;
+    uint64_t seen;
+} fields;
+
+typedef enum { STRING, NUMBER, NUMBER32, BOOLEAN, HOLES, XATTRS, STRUCTURE } kind;
+
+#define FIELD(name, kind) {"\"" #name "\":", sizeof #name + 2, kind, offsetof(fields, name)}
+
+/* In the order in which they are written, so that the search for each begins behind the one before. */
+static const struct {
+    const char *key;
+    size_t length;
+    kind kind;
+    size_t offset;
+} known[] = {
+    FIELD(name, STRING), FIELD(name_b64, STRING), FIELD(type, STRING), FIELD(mode, STRING), FIELD(uid, NUMBER32),
+    FIELD(gid, NUMBER32), FIELD(user, STRING), FIELD(group, STRING), FIELD(mtime, STRING), FIELD(ino, NUMBER),
+    FIELD(nlink, NUMBER32), FIELD(size, NUMBER), FIELD(at, NUMBER), FIELD(data, NUMBER), FIELD(packed, NUMBER),
+    FIELD(method, STRING), FIELD(chunk, NUMBER), FIELD(index, NUMBER), FIELD(table_copy, NUMBER), FIELD(crc32, STRING),
+    FIELD(sha256, STRING), FIELD(packed_crc32, STRING), FIELD(holes, HOLES), {"\"changed\":", 10, BOOLEAN, 0},
+    FIELD(target, STRING), FIELD(target_b64, STRING), FIELD(major, NUMBER32), FIELD(minor, NUMBER32),
+    FIELD(link, STRING), FIELD(link_b64, STRING), {"\"xattrs\":", 9, XATTRS, 0}, FIELD(structure, STRUCTURE),
+    FIELD(files, NUMBER), FIELD(total, NUMBER),
+};
+enum { KNOWN = sizeof known / sizeof *known };
+enum { REQUIRED = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 };
+
+static bool parse_value(cursor *in, kind kind, void *into, fields *all)
+{
+    switch (kind) {
+    case STRING:
+        return parse_string(in, into);
+    case NUMBER:
+        return parse_number(in, into);
+    case NUMBER32:
+        return number32(in, into);
+    case BOOLEAN:
+        return literal(in, "true", 4) || literal(in, "false", 5);
+    case HOLES:
+        return parse_holes(in, &all->holes, &all->holes_end);
+    case XATTRS:
+        return parse_xattrs(in, &all->has_xattrs);
+    case STRUCTURE:
+        all->has_structure = true;
+        return parse_place(in, into);
+    }
+    return false;
+}
+
+static bool parse_fields(cursor *in, fields *into)
+{
+    memset(into, 0, sizeof *into);
+    into->nlink = 1;
+    size_t next = 0;
+    if (!byte(in, '{'))
+        return false;
+    do {
+        size_t i = next;
+        while (i < KNOWN && !literal(in, known[i].key, known[i].length))
+            i++;
+        if (i < KNOWN) {
+            if (!parse_value(in, known[i].kind, (char *)into + known[i].offset, into))
+                return false;
+            into->seen |= 1ull << i;
+            next = i + 1;
+            continue;
+        }
+        string key;
+        /* Out of order, twice, or new: what is new may mean that the data is to be had in another way. */
+        cursor before = *in;
+        for (i = 0; i < next; i++)
+            if (literal(in, known[i].key, known[i].length))
+                return false;
+        *in = before;
+        if (!parse_string(in, &key) || key.escaped || !byte(in, ':') || !skip_value(in, 0))
+            return false;
+        into->unknown = true;
+    } while (byte(in, ','));
+    return byte(in, '}') && (into->seen & REQUIRED) == REQUIRED;
+}
+
+static bool is(const string *value, const char *text)
+{
+    return !value->escaped && value->length == strlen(text) && !memcmp(value->at, text, value->length);
+}
+
+static uint32_t type_bits(const string *type)
+{
+    static const struct {
+        const char *name;
+        uint32_t bits;
+    } types[] = {{"file", S_IFREG},  {"dir", S_IFDIR},  {"symlink", S_IFLNK},
+                 {"fifo", S_IFIFO},  {"char", S_IFCHR}, {"block", S_IFBLK}};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (is(type, types[i].name))
+            return types[i].bits;
+    return 0;
+}
+
+static bool inside(uint64_t start, uint64_t length, uint64_t room)
+{
+    return start <= room && length <= room - start;
+}
+
+enum { BLOCK = 4096 };
+
+static bool file_entry(const fields *from, uint64_t base, uint64_t length, entry *into)
+{
+    if (from->holes_end > from->size)
+        return false;
+    into->blocks = (from->size - from->holes + BLOCK - 1) / BLOCK * (BLOCK / 512);
+    bool deflated = is(&from->method, "deflate");
+    bool simple = !from->unknown && !from->link.length && !from->link_b64.length && from->data &&
+                  (deflated || !from->method.length || is(&from->method, "store")) &&
+                  inside(from->data, from->packed, length) && (!from->chunk || inside(from->index, 32, length)) &&
+                  from->chunk < 1u << 30;
+    into->flags |= deflated ? DEFLATED : 0;
+    if (from->crc32.length && (from->crc32.escaped || !parse_hex(&from->crc32, &into->crc)))
+        return false;
+    if (!simple || (!from->crc32.length && !from->chunk)) {
+        into->flags |= ASK_DATA;
+        return true;
+    }
+    into->data = base + from->data;
+    into->packed = from->packed;
+    into->index = base + from->index;
+    into->chunk = (uint32_t)from->chunk;
+    return true;
+}
+
+static bool directory_entry(const fields *from, uint64_t base, uint64_t length, entry *into)
+{
+    const place *structure = &from->structure;
+    if (!from->data || !from->packed || !inside(from->data, from->packed, length))
+        return false;
+    into->size = BLOCK;
+    into->start = base + from->data;
+    into->length = from->packed;
+    if (!from->has_structure || !inside(structure->at, structure->size, from->packed) ||
+        structure->index > structure->size || structure->index > UINT32_MAX || from->unknown) {
+        into->flags |= ASK_CHILDREN;
+        return true;
+    }
+    into->structure = into->start + structure->at;
+    into->structure_size = structure->size;
+    into->index_length = (uint32_t)structure->index;
+    return true;
+}
+
+static bool is_name(const char *name, size_t length)
+{
+    return length && !(length == 1 && name[0] == '.') && !(length == 2 && name[0] == '.' && name[1] == '.') &&
+           !memchr(name, '/', length);
+}
+
+static bool make_entry(const fields *from, uint64_t base, uint64_t length, entry *into, text *names)
+{
+    memset(into, 0, sizeof *into);
+    uint32_t type = type_bits(&from->type), permissions;
+    if (!type || from->chunk % BLOCK || from->mode.escaped || from->mtime.escaped || from->method.escaped ||
+        !parse_octal(&from->mode, &permissions) || !parse_time(&from->mtime, &into->mtime, &into->mtime_nsec))
+        return false;
+    size_t start = names->length;
+    if (!append_raw(names, &from->name, &from->name_b64, MAX_NAME, &into->name_length) ||
+        !append_raw(names, &from->target, &from->target_b64, MAX_TARGET, &into->target_length) ||
+        !is_name(names->bytes + start, into->name_length))
+        return false;
+    into->ino = from->ino;
+    into->size = from->size;
+    into->mode = type | permissions;
+    into->nlink = from->nlink;
+    into->uid = from->uid;
+    into->gid = from->gid;
+    into->rdev = (from->minor & 0xFF) | (from->major & 0xFFF) << 8 | (from->minor & ~0xFFu) << 12;
+    into->flags = from->has_xattrs ? ASK_XATTRS : 0;
+    if (type == S_IFREG)
+        return file_entry(from, base, length, into);
+    if (type == S_IFDIR)
+        return directory_entry(from, base, length, into);
+    return true;
+}
+
+/* Strings that only Python looks at must still be such as it takes. */
+static bool others_sound(const fields *from)
+{
+    uint32_t ignored;
+    text scratch = {0};
+    bool sound = append_base64(&scratch, &from->link_b64) &&
+                 (!from->packed_crc32.length || (!from->packed_crc32.escaped && parse_hex(&from->packed_crc32, &ignored)));
+    free(scratch.bytes);
+    return sound;
+}
+
+bool record_parse(const char **at, const char *end, uint64_t base, uint64_t length, entry *into, text *names)
+{
+    cursor in = {*at, end};
+    fields all;
+    if (!parse_fields(&in, &all) || !others_sound(&all) || !make_entry(&all, base, length, into, names) ||
+        !byte(&in, '\n'))
+        return false;
+    *at = in.at;
+    return true;
+}
+
+bool header_parse(const char **at, const char *end)
+{
+    cursor in = {*at, end};
+    string version, tag, path, encoded;
+    uint64_t children;
+    fields directory;
+    text scratch = {0};
+    bool sound = literal(&in, "{\"xtar\":", 8) && parse_string(&in, &version) && literal(&in, ",\"tag\":", 7) &&
+                 parse_string(&in, &tag) && tag.length == 12 &&
+                 literal(&in, ",\"path\":", 8) && parse_string(&in, &path);
+    for (size_t i = 0; sound && i < tag.length; i++)
+        sound = hex_digit(tag.at[i]) >= 0 && !(tag.at[i] >= 'A' && tag.at[i] <= 'F');
+    if (sound && literal(&in, ",\"path_b64\":", 12))
+        sound = parse_string(&in, &encoded) && append_base64(&scratch, &encoded);
+    free(scratch.bytes);
+    sound = sound && literal(&in, ",\"children\":", 12) && parse_number(&in, &children) &&
+            literal(&in, ",\"directory\":", 13) && parse_fields(&in, &directory) && literal(&in, "}\n", 2);
+    *at = in.at;
+    return sound;
+}
+
+bool index_parse(const char *at, const char *end, block_start **starts, size_t *count, text *names)
+{
+    cursor in = {at, end};
+    size_t room = 0;
+    *starts = NULL;
+    *count = 0;
+    if (!literal(&in, "{\"blocks\":[", 11))
+        return false;
+    do {
+        string first = {0}, encoded = {0};
+        block_start start = {0};
+        if (!literal(&in, "{\"at\":", 6) || !parse_number(&in, &start.at) || !literal(&in, ",\"length\":", 10) ||
+            !parse_number(&in, &start.length) || !literal(&in, ",\"count\":", 9) || !parse_number(&in, &start.count) ||
+            !literal(&in, ",\"first\":", 9) || !parse_string(&in, &first))
+            return false;
+        if (literal(&in, ",\"first_b64\":", 13) && !parse_string(&in, &encoded))
+            return false;
+        start.first = names->length;
+        if (!append_raw(names, &first, &encoded, MAX_NAME, &start.first_length) || !byte(&in, '}'))
+            return false;
+        if (*count == room) {
+            room = room ? room * 2 : 16;
+            block_start *grown = realloc(*starts, room * sizeof *grown);
+            if (!grown)
+                return false;
+            *starts = grown;
+        }
+        (*starts)[(*count)++] = start;
+    } while (byte(&in, ','));
+    return literal(&in, "]}\n", 3) && in.at == in.end;
+}
