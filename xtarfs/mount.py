@@ -87,6 +87,7 @@ def _run(
                     return
                 ready.set()
                 captured.release()
+                captured.pass_on()
                 announce()
                 if options.idle_timeout:
                     _unmount_when_idle(server, mountpoint, options.idle_timeout)
@@ -235,10 +236,16 @@ class _Captured:
             os.close(self._terminal)
             self._terminal = -1
 
+    def pass_on(self) -> None:
+        """Shows what was written meanwhile: requests may have failed before the mount counted as ready."""
+        os.write(2, self._written())
+
+    def _written(self) -> bytes:
+        return os.pread(self._file.fileno(), 1 << 20, 0)
+
     def text(self) -> str:
         """What was written so far, as one line."""
-        self._file.seek(0)
-        lines = self._file.read().decode("utf-8", "replace").splitlines()
+        lines = self._written().decode("utf-8", "replace").splitlines()
         return "; ".join(shown(line.strip()) for line in lines if line.strip())
 
 
