@@ -555,9 +555,7 @@ def test_what_libfuse_says_is_in_the_line(libfuse: str, tmp_path: Path, monkeypa
     assert "no_such_thing" in why_not(tmp_path)
 
 
-def in_namespace(
-    prepare: str, tmp_path: Path, *, user: bool = False, options: str = "", compiled: bool = True
-) -> str:
+def in_namespace(prepare: str, tmp_path: Path, *, user: bool = False, options: str = "", compiled: bool = True) -> str:
     """The error of a mount tried where /dev or /lib look different. `prepare` is run by sh in that place."""
     script = (
         "import os, sys; from tests.memory_fs import MemoryFS; from xtarfs.mount import mount, unmount\n"
