@@ -116,7 +116,7 @@ static bool parse_string(cursor *in, string *into)
 
 static char *text_room(text *text, size_t more)
 {
-    if (text->room - text->length < more) {
+    if (!text->bytes || text->room - text->length < more) {
         size_t room = (text->length + more) * 2 + 256;
         char *bytes = realloc(text->bytes, room);
         if (!bytes)
