@@ -147,6 +147,7 @@ class NativeServer:
             archive=place.descriptor if place else -1,
             size=place.size if place else 0,
             root=place.root if place else None,
+            catalogue=place.catalogue if place else 0,
             cache=self._filesystem.archive.cede_cache() if place else 0,
             timeout=kept_seconds(self._options),
             uid=-1 if uid is None else uid,

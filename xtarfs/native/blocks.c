@@ -3,6 +3,7 @@
 #include "native.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -15,6 +16,7 @@ enum {
     MOST_PACKED = 1 << 20,
     SHELF_ROOM = 6 << 20, /* bytes of decoded rows */
     MOST_LAYOUTS = 256,
+    AHEAD = 128 << 10,
 };
 
 bool read_whole(int archive, void *into, size_t size, uint64_t at)
@@ -102,7 +104,7 @@ static bool fits(block *into, const text *names, const row *made)
     return true;
 }
 
-block *block_parse(const char *at, const char *end, bool header, uint64_t base, uint64_t length)
+block *block_parse(const char *at, const char *end, bool header, const origin *origin)
 {
     block *made = calloc(1, sizeof *made);
     text names = {0};
@@ -110,7 +112,7 @@ block *block_parse(const char *at, const char *end, bool header, uint64_t base, 
     bool sound = made && (!header || header_parse(&at, end));
     while (sound && at < end) {
         row next = {.name = (uint32_t)names.length};
-        sound = record_parse(&at, end, base, length, &next.entry, &names) && fits(made, &names, &next) &&
+        sound = record_parse(&at, end, origin, &next.entry, &names) && fits(made, &names, &next) &&
                 add_row(made, &room, &next);
     }
     if (made) {
@@ -126,14 +128,28 @@ block *block_parse(const char *at, const char *end, bool header, uint64_t base, 
     return NULL;
 }
 
-static char *load_text(const shelf *shelf, uint64_t at, uint64_t length, size_t *size)
+/* One request to the medium brings the neighbours too. */
+static void read_ahead(shelf *shelf, uint64_t at)
+{
+    uint64_t window = at / AHEAD * AHEAD + 1;
+    if (atomic_exchange(&shelf->ahead, window) != window)
+        posix_fadvise(shelf->archive, (off_t)(window - 1), AHEAD, POSIX_FADV_WILLNEED);
+}
+
+static char *load_text(shelf *shelf, uint64_t at, uint64_t length, size_t *size)
 {
     if (length > MOST_PACKED || at > shelf->size || length > shelf->size - at)
         return NULL;
+    read_ahead(shelf, at);
     uint8_t *packed = malloc(length);
     char *plain = packed && read_whole(shelf->archive, packed, length, at) ? block_unpack(packed, length, size) : NULL;
     free(packed);
     return plain;
+}
+
+static size_t spread(uint64_t structure, size_t number)
+{
+    return (size_t)((structure + number) * 0x9E3779B97F4A7C15ull >> 48);
 }
 
 static void layout_free(layout *layout)
@@ -167,7 +183,7 @@ static bool number_children(layout *layout, uint64_t index_at)
     return true;
 }
 
-static layout *load_layout(const shelf *shelf, const entry *directory)
+static layout *load_layout(shelf *shelf, const entry *directory)
 {
     layout *made = calloc(1, sizeof *made);
     if (!made)
@@ -195,7 +211,7 @@ static layout *load_layout(const shelf *shelf, const entry *directory)
 /* A directory's layout, loaded if need be; with the shelf locked on return where it succeeds. */
 static const layout *locked_layout(shelf *shelf, const entry *directory)
 {
-    layout **bucket = &shelf->layouts[directory->structure / 512 % 256];
+    layout **bucket = &shelf->layouts[spread(directory->structure, 0) % 256];
     pthread_mutex_lock(&shelf->lock);
     for (layout *each = *bucket; each; each = each->next)
         if (each->structure == directory->structure)
@@ -224,10 +240,6 @@ static const layout *locked_layout(shelf *shelf, const entry *directory)
     return made;
 }
 
-static size_t block_hash(uint64_t structure, size_t number)
-{
-    return (size_t)((structure / 512 + number * 31) % 1024);
-}
 
 static void unlink_block(shelf *shelf, block *block)
 {
@@ -245,7 +257,7 @@ static void put_first(shelf *shelf, block *block)
 
 static void drop_oldest(shelf *shelf)
 {
-    block *oldest = shelf->oldest, **link = &shelf->buckets[block_hash(oldest->structure, oldest->number)];
+    block *oldest = shelf->oldest, **link = &shelf->buckets[spread(oldest->structure, oldest->number) % 1024];
     while (*link != oldest)
         link = &(*link)->next;
     *link = oldest->next;
@@ -258,7 +270,7 @@ static void drop_oldest(shelf *shelf)
 /* The shelf itself is one of a block's users. */
 static block *find_block(shelf *shelf, uint64_t structure, size_t number)
 {
-    block *found = shelf->buckets[block_hash(structure, number)];
+    block *found = shelf->buckets[spread(structure, number) % 1024];
     while (found && (found->structure != structure || found->number != number))
         found = found->next;
     if (!found)
@@ -269,12 +281,13 @@ static block *find_block(shelf *shelf, uint64_t structure, size_t number)
     return found;
 }
 
-static block *load_block(const shelf *shelf, const entry *directory, const block_start *start)
+static block *load_block(shelf *shelf, const entry *directory, const block_start *start)
 {
     size_t size;
     uint64_t at = directory->structure + (start ? start->at : 0);
     char *plain = load_text(shelf, at, start ? start->length : directory->structure_size, &size);
-    block *made = plain ? block_parse(plain, plain + size, !start, directory->start, directory->length) : NULL;
+    origin origin = {directory->start, directory->length, shelf->catalogue};
+    block *made = plain ? block_parse(plain, plain + size, !start, &origin) : NULL;
     free(plain);
     if (made && start && made->count != start->count) {
         block_free(made);
@@ -290,7 +303,7 @@ static block *keep_block(shelf *shelf, block *made)
         block_free(made);
         return other;
     }
-    block **bucket = &shelf->buckets[block_hash(made->structure, made->number)];
+    block **bucket = &shelf->buckets[spread(made->structure, made->number) % 1024];
     made->next = *bucket;
     *bucket = made;
     made->users = 2;
@@ -406,11 +419,12 @@ const row *block_find(const block *block, const char *name, size_t length)
     return NULL;
 }
 
-void shelf_init(shelf *shelf, int archive, uint64_t size)
+void shelf_init(shelf *shelf, int archive, uint64_t size, uint64_t catalogue)
 {
     memset(shelf, 0, sizeof *shelf);
     shelf->archive = archive;
     shelf->size = size;
+    shelf->catalogue = catalogue;
     pthread_mutex_init(&shelf->lock, NULL);
 }
 

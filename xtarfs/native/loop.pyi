@@ -10,6 +10,7 @@ class Session:
         archive: int,
         size: int,
         root: tuple[int, int, int, int, int] | None,
+        catalogue: int,
         cache: int,
         timeout: int,
         uid: int,
@@ -23,4 +24,4 @@ class Session:
     def last_request(self) -> float: ...
 
 def load_engine(library: str, /) -> bool: ...
-def decode_block(block: bytes, header: bool, base: int, length: int, /) -> list[tuple[bytes | int, ...]] | None: ...
+def decode_block(block: bytes, header: bool, start: int, length: int, /) -> list[tuple[bytes | int, ...]] | None: ...

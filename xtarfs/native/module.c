@@ -33,13 +33,14 @@ static void Session_dealloc(Session *self)
 static void set_root(session *session, unsigned long long start, unsigned long long length,
                      unsigned long long structure, unsigned long long size, unsigned index)
 {
+    uint64_t most = session->shelf.size;
     entry *root = &session->table.root->entry;
-    if (session->archive < 0 || length > session->shelf.size || start > session->shelf.size - length ||
-        structure > length || size > length - structure || index > size)
+    if (session->archive < 0 || length > most || start > most - length || structure > most || size > most - structure ||
+        index > size)
         return;
     root->start = start;
     root->length = length;
-    root->structure = start + structure;
+    root->structure = structure;
     root->structure_size = size;
     root->index_length = index;
     root->flags &= ~(unsigned)ASK_CHILDREN;
@@ -47,19 +48,19 @@ static void set_root(session *session, unsigned long long start, unsigned long l
 
 static int Session_init(Session *self, PyObject *arguments, PyObject *names)
 {
-    static char *keys[] = {"device", "ended", "answers", "archive", "size", "root", "cache",
+    static char *keys[] = {"device", "ended", "answers", "archive", "size", "root", "catalogue", "cache",
                            "timeout", "uid", "gid", "umask", "owner", NULL};
     PyObject *answers, *root;
     int device, ended, archive;
-    unsigned long long size, cache, timeout;
+    unsigned long long size, catalogue, cache, timeout;
     long long uid, gid, owner;
     unsigned umask;
     if (self->session) {
         PyErr_SetString(PyExc_RuntimeError, "a session begins once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(arguments, names, "iiO$iKOKKLLIL", keys, &device, &ended, &answers, &archive, &size,
-                                     &root, &cache, &timeout, &uid, &gid, &umask, &owner))
+    if (!PyArg_ParseTupleAndKeywords(arguments, names, "iiO$iKOKKKLLIL", keys, &device, &ended, &answers, &archive, &size,
+                                     &root, &catalogue, &cache, &timeout, &uid, &gid, &umask, &owner))
         return -1;
     session *made = calloc(1, sizeof *made);
     if (!made || !table_init(&made->table)) {
@@ -73,7 +74,7 @@ static int Session_init(Session *self, PyObject *arguments, PyObject *names)
     made->appearance = (appearance){timeout, uid, gid, umask, owner};
     made->answers = Py_NewRef(answers);
     pthread_mutex_init(&made->lock, NULL);
-    shelf_init(&made->shelf, archive, size);
+    shelf_init(&made->shelf, archive, size, catalogue);
     pieces_init(&made->pieces, cache);
     self->session = made;
     if (root != Py_None) {
@@ -147,15 +148,16 @@ static PyObject *decode_block(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     Py_buffer packed;
     int has_header;
-    unsigned long long base, length;
-    if (!PyArg_ParseTuple(arguments, "y*pKK", &packed, &has_header, &base, &length))
+    unsigned long long start, length;
+    if (!PyArg_ParseTuple(arguments, "y*pKK", &packed, &has_header, &start, &length))
         return NULL;
+    origin origin = {start, length, 0};
     size_t size;
     block *decoded = NULL;
     char *plain = block_unpack(packed.buf, (size_t)packed.len, &size);
     PyBuffer_Release(&packed);
     if (plain)
-        decoded = block_parse(plain, plain + size, has_header, base, length);
+        decoded = block_parse(plain, plain + size, has_header, &origin);
     free(plain);
     if (!decoded)
         Py_RETURN_NONE;
@@ -178,7 +180,7 @@ static PyObject *decode_block(PyObject *Py_UNUSED(module), PyObject *arguments)
 static PyMethodDef functions[] = {
     {"load_engine", load_engine, METH_O, "Takes libdeflate's functions from a shared object; whether it has them."},
     {"decode_block", decode_block, METH_VARARGS,
-     "decode_block(block, header, base, length): the rows of a structure block, None where Python must be asked."},
+     "decode_block(block, header, start, length): the rows of a structure block, None where Python must be asked."},
     {0},
 };
 

@@ -66,9 +66,15 @@ typedef struct {
     size_t length, room;
 } text;
 
+/* What the places in a directory's records count from: its tar, in which they must lie, and where the catalogue of all
+   structure files begins; 0 where there is none. */
+typedef struct {
+    uint64_t start, length, catalogue;
+} origin;
+
 /* The line from *at up to its newline as an entry; its name, then its target, are appended to `names`.
-   Places are made absolute by `base`, those of directories must lie in [base, base + length). False: ask Python. */
-bool record_parse(const char **at, const char *end, uint64_t base, uint64_t length, entry *into, text *names);
+   False: ask Python. */
+bool record_parse(const char **at, const char *end, const origin *origin, entry *into, text *names);
 /* A structure file's first line. */
 bool header_parse(const char **at, const char *end);
 typedef struct {
@@ -109,7 +115,8 @@ typedef struct layout {
 
 typedef struct {
     int archive;
-    uint64_t size;
+    uint64_t size, catalogue;
+    atomic_ullong ahead; /* up to where the archive was last asked to be read ahead of need */
     pthread_mutex_t lock;
     block *buckets[1024];
     block *newest, *oldest;
@@ -118,7 +125,7 @@ typedef struct {
     size_t layout_count;
 } shelf;
 
-void shelf_init(shelf *shelf, int archive, uint64_t size);
+void shelf_init(shelf *shelf, int archive, uint64_t size, uint64_t catalogue);
 void shelf_clear(shelf *shelf);
 /* The block that holds the child at `position`, or would hold `name` if that is given. A directory's entry must be
    whole. Give it back. NULL: ask Python, with *end telling whether it is only that `position` is behind the last. */
@@ -127,7 +134,7 @@ block *shelf_named(shelf *shelf, const entry *directory, const char *name, size_
 void shelf_give_back(shelf *shelf, block *block);
 const row *block_find(const block *block, const char *name, size_t length);
 /* A block of text as records; for tests too. */
-block *block_parse(const char *at, const char *end, bool header, uint64_t base, uint64_t length);
+block *block_parse(const char *at, const char *end, bool header, const origin *origin);
 void block_free(block *block);
 char *block_unpack(const uint8_t *packed, size_t length, size_t *size);
 

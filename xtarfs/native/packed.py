@@ -10,11 +10,12 @@ from ..vfs import FileSystem
 
 
 class Packed(NamedTuple):
-    """descriptor: the archive, size: its bytes. root: start and length of the root's tar, place (in that tar), size
-    and index length of its structure file."""
+    """descriptor: the archive, size: its bytes. root: start and length of the root's tar, then place, size and index
+    length of its structure file. catalogue: where the copies of all structure files begin, 0 where there are none."""
 
     descriptor: int
     size: int
+    catalogue: int
     root: tuple[int, int, int, int, int]
 
 
@@ -28,4 +29,6 @@ def packed(filesystem: object) -> Packed | None:
     if descriptor is None or place is None or not isinstance(tree.directory(tree.root), StructuredDirectory):
         return None
     size = min(os.lseek(descriptor, 0, os.SEEK_END), filesystem.archive.source.size)
-    return Packed(descriptor, size, (0, size, place.at, place.size, place.index))
+    catalogue = tree.catalogue or 0
+    at = catalogue + place.catalogue if catalogue else place.at
+    return Packed(descriptor, size, catalogue, (0, size, at, place.size, place.index))

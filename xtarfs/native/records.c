@@ -519,7 +519,7 @@ static bool inside(uint64_t start, uint64_t length, uint64_t room)
 
 enum { BLOCK = 4096 };
 
-static bool file_entry(const fields *from, uint64_t base, uint64_t length, entry *into)
+static bool file_entry(const fields *from, const origin *origin, entry *into)
 {
     if (from->holes_end > from->size)
         return false;
@@ -527,7 +527,7 @@ static bool file_entry(const fields *from, uint64_t base, uint64_t length, entry
     bool deflated = is(&from->method, "deflate");
     bool simple = !from->unknown && !from->link.length && !from->link_b64.length && from->data &&
                   (deflated || !from->method.length || is(&from->method, "store")) &&
-                  inside(from->data, from->packed, length) && (!from->chunk || inside(from->index, 32, length)) &&
+                  inside(from->data, from->packed, origin->length) && (!from->chunk || inside(from->index, 32, origin->length)) &&
                   from->chunk < 1u << 30;
     into->flags |= deflated ? DEFLATED : 0;
     if (from->crc32.length && (from->crc32.escaped || !parse_hex(&from->crc32, &into->crc)))
@@ -536,27 +536,28 @@ static bool file_entry(const fields *from, uint64_t base, uint64_t length, entry
         into->flags |= ASK_DATA;
         return true;
     }
-    into->data = base + from->data;
+    into->data = origin->start + from->data;
     into->packed = from->packed;
-    into->index = base + from->index;
+    into->index = origin->start + from->index;
     into->chunk = (uint32_t)from->chunk;
     return true;
 }
 
-static bool directory_entry(const fields *from, uint64_t base, uint64_t length, entry *into)
+static bool directory_entry(const fields *from, const origin *origin, entry *into)
 {
     const place *structure = &from->structure;
-    if (!from->data || !from->packed || !inside(from->data, from->packed, length))
+    if (!from->data || !from->packed || !inside(from->data, from->packed, origin->length))
         return false;
     into->size = BLOCK;
-    into->start = base + from->data;
+    into->start = origin->start + from->data;
     into->length = from->packed;
     if (!from->has_structure || !inside(structure->at, structure->size, from->packed) ||
         structure->index > structure->size || structure->index > UINT32_MAX || from->unknown) {
         into->flags |= ASK_CHILDREN;
         return true;
     }
-    into->structure = into->start + structure->at;
+    /* The copies in the catalogue lie side by side, so that one read of the medium brings many. */
+    into->structure = origin->catalogue ? origin->catalogue + structure->catalogue : into->start + structure->at;
     into->structure_size = structure->size;
     into->index_length = (uint32_t)structure->index;
     return true;
@@ -568,7 +569,7 @@ static bool is_name(const char *name, size_t length)
            !memchr(name, '/', length);
 }
 
-static bool make_entry(const fields *from, uint64_t base, uint64_t length, entry *into, text *names)
+static bool make_entry(const fields *from, const origin *origin, entry *into, text *names)
 {
     memset(into, 0, sizeof *into);
     uint32_t type = type_bits(&from->type), permissions;
@@ -589,9 +590,9 @@ static bool make_entry(const fields *from, uint64_t base, uint64_t length, entry
     into->rdev = (from->minor & 0xFF) | (from->major & 0xFFF) << 8 | (from->minor & ~0xFFu) << 12;
     into->flags = from->has_xattrs ? ASK_XATTRS : 0;
     if (type == S_IFREG)
-        return file_entry(from, base, length, into);
+        return file_entry(from, origin, into);
     if (type == S_IFDIR)
-        return directory_entry(from, base, length, into);
+        return directory_entry(from, origin, into);
     return true;
 }
 
@@ -606,11 +607,11 @@ static bool others_sound(const fields *from)
     return sound;
 }
 
-bool record_parse(const char **at, const char *end, uint64_t base, uint64_t length, entry *into, text *names)
+bool record_parse(const char **at, const char *end, const origin *origin, entry *into, text *names)
 {
     cursor in = {*at, end};
     fields all;
-    if (!parse_fields(&in, &all) || !others_sound(&all) || !make_entry(&all, base, length, into, names) ||
+    if (!parse_fields(&in, &all) || !others_sound(&all) || !make_entry(&all, origin, into, names) ||
         !byte(&in, '\n'))
         return false;
     *at = in.at;
