@@ -16,6 +16,7 @@ static void session_free(session *session)
     table_clear(&session->table);
     shelf_clear(&session->shelf);
     pieces_clear(&session->pieces);
+    reader_clear(&session->prefetcher.reader);
     Py_XDECREF(session->answers);
     free(session);
 }
@@ -76,6 +77,7 @@ static int Session_init(Session *self, PyObject *arguments, PyObject *names)
     pthread_mutex_init(&made->lock, NULL);
     shelf_init(&made->shelf, archive, size, catalogue);
     pieces_init(&made->pieces, cache);
+    pthread_mutex_init(&made->prefetcher.lock, NULL);
     self->session = made;
     if (root != Py_None) {
         unsigned long long start, length, structure, structure_size;

@@ -241,27 +241,33 @@ int python_statfs(const question *question, struct fuse_kstatfs *into);
 int python_readdir(const question *question, uint64_t position, size_t room, take_child *take, void *context);
 void caller_end(caller *caller);
 
-/* --- prefetch.c: small files that follow what is being read --- */
+/* --- prefetch.c: small files that follow the one being read --- */
 
 struct session;
 
-void prefetch_after(struct session *session, node *file);
-bool prefetch_start(struct session *session);
-void prefetch_stop(struct session *session);
+/* How far a directory has been read in order. */
+typedef struct {
+    uint64_t directory;
+    uint32_t last, until, window; /* positions; what lies before `until` needs no more prefetching */
+} progress;
 
-enum { WANTED_ROOM = 64 };
+enum { PROGRESSES = 16 };
 
 typedef struct {
-    pthread_t thread;
-    bool running;
-    pthread_mutex_t lock;
-    pthread_cond_t wake;
-    node *wanted[WANTED_ROOM]; /* pinned directories ... */
-    uint32_t from[WANTED_ROOM]; /* ... and the position from where on */
-    uint32_t count[WANTED_ROOM];
-    size_t first, waiting;
-    bool stop;
+    pthread_mutex_t lock; /* held by the one thread that prefetches */
+    progress directories[PROGRESSES];
+    unsigned in_order; /* files in a row that were read in the order of their names */
+    reader reader;
+    uint64_t parent;
+    entry directory;
+    uint32_t position, end;
+    size_t budget;
 } prefetcher;
+
+/* Whether the files behind this one are worth having; if so, the caller prefetches, then ends it. */
+bool prefetch_begin(struct session *session, uint64_t file);
+void prefetch_run(struct session *session, uint32_t files);
+void prefetch_end(struct session *session);
 
 /* --- loop.c, requests.c: the conversation with the kernel --- */
 

@@ -9,6 +9,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+enum { PREFETCH_LEAD = 8 }; /* files */
+
 /* A request's node as it was when the request came, and its path where Python is asked. */
 typedef struct {
     uint64_t id;
@@ -326,8 +328,16 @@ static void read_(worker *worker, subject *about)
         const uint8_t *bytes =
             data_read(&worker->reader, session->archive, &session->pieces, file, in->offset, size);
         if (bytes) {
+            /* The first of the files that follow must be there before the reader goes on, or it would ask for them. */
+            bool more = in->offset == 0 && size == file->size && prefetch_begin(session, about->id);
+            if (more)
+                prefetch_run(session, PREFETCH_LEAD);
             answer(worker, bytes, size);
             data_release(&worker->reader, &session->pieces);
+            if (more) {
+                prefetch_run(session, UINT32_MAX);
+                prefetch_end(session);
+            }
             return;
         }
     }
