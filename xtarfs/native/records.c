@@ -134,7 +134,8 @@ static bool append_string(text *into, const string *from)
     if (!out)
         return false;
     if (!from->escaped) {
-        memcpy(out, from->at, from->length);
+        if (from->length)
+            memcpy(out, from->at, from->length);
         into->length += from->length;
         return true;
     }
@@ -526,12 +527,11 @@ static bool file_entry(const fields *from, const origin *origin, entry *into)
     into->blocks = (from->size - from->holes + BLOCK - 1) / BLOCK * (BLOCK / 512);
     bool deflated = is(&from->method, "deflate");
     bool simple = !from->unknown && !from->link.length && !from->link_b64.length && from->data &&
-                  (deflated || !from->method.length || is(&from->method, "store")) &&
+                  (deflated || !from->method.at || is(&from->method, "store")) &&
                   inside(from->data, from->packed, origin->length) && (!from->chunk || inside(from->index, 32, origin->length)) &&
                   from->chunk < 1u << 30;
     into->flags |= deflated ? DEFLATED : 0;
-    if (from->crc32.length && (from->crc32.escaped || !parse_hex(&from->crc32, &into->crc)))
-        return false;
+    parse_hex(&from->crc32, &into->crc);
     if (!simple || (!from->crc32.length && !from->chunk)) {
         into->flags |= ASK_DATA;
         return true;
@@ -596,13 +596,18 @@ static bool make_entry(const fields *from, const origin *origin, entry *into, te
     return true;
 }
 
-/* Strings that only Python looks at must still be such as it takes. */
-static bool others_sound(const fields *from)
+static bool is_crc(const string *from)
 {
     uint32_t ignored;
+    return !from->length || (!from->escaped && parse_hex(from, &ignored));
+}
+
+/* Fields that this entry does not use must still be such as Python takes. */
+static bool others_sound(const fields *from)
+{
     text scratch = {0};
-    bool sound = append_base64(&scratch, &from->link_b64) &&
-                 (!from->packed_crc32.length || (!from->packed_crc32.escaped && parse_hex(&from->packed_crc32, &ignored)));
+    bool sound = append_base64(&scratch, &from->link_b64) && is_crc(&from->crc32) && is_crc(&from->packed_crc32) &&
+                 from->major <= INT32_MAX && from->minor <= INT32_MAX;
     free(scratch.bytes);
     return sound;
 }
