@@ -37,14 +37,14 @@ static void set_root(session *session, unsigned long long start, unsigned long l
     uint64_t most = session->shelf.size;
     entry *root = &session->table.root->entry;
     if (session->archive < 0 || length > most || start > most - length || structure > most || size > most - structure ||
-        index > size)
+        index > size || size > UINT32_MAX)
         return;
     root->start = start;
     root->length = length;
     root->structure = structure;
-    root->structure_size = size;
+    root->structure_size = (uint32_t)size;
     root->index_length = index;
-    root->flags &= ~(unsigned)ASK_CHILDREN;
+    root->flags &= (uint16_t)~ASK_CHILDREN;
 }
 
 static int Session_init(Session *self, PyObject *arguments, PyObject *names)
@@ -168,7 +168,7 @@ static PyObject *decode_block(PyObject *Py_UNUSED(module), PyObject *arguments)
         const entry *e = &decoded->rows[i].entry;
         const char *name = decoded->text + decoded->rows[i].name;
         PyObject *item = Py_BuildValue("y#y#IKKKLIIIIIKKKIII", name, (Py_ssize_t)e->name_length, name + e->name_length,
-                                       (Py_ssize_t)e->target_length, e->mode, e->ino, e->size, e->blocks,
+                                       (Py_ssize_t)e->target_length, (unsigned)e->mode, e->ino, e->size, e->blocks,
                                        (long long)e->mtime, e->mtime_nsec, e->nlink, e->uid, e->gid, e->rdev, e->data,
                                        e->packed, e->index, e->chunk, e->crc, (unsigned)e->flags);
         if (!item || PyList_Append(rows, item))

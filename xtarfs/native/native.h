@@ -41,23 +41,24 @@ enum {
 
 enum { MAX_NAME = 255, MAX_TARGET = 4095 };
 
-/* What is known of one name. Places are offsets in the archive. A directory is given by its tar and structure file. */
+/* What is known of one name: 96 bytes of the memory that each costs. Places are offsets in the archive; a directory is
+   given by its tar and structure file. */
 typedef struct {
     uint64_t ino, size, blocks;
     int64_t mtime;
-    uint32_t mtime_nsec, mode, nlink, uid, gid, rdev;
     union {
         struct {
             uint64_t data, packed, index;
             uint32_t chunk, crc;
         };
         struct {
-            uint64_t start, length, structure, structure_size;
-            uint32_t index_length;
+            uint64_t start, length, structure;
+            uint32_t structure_size, index_length;
         };
     };
+    uint32_t mtime_nsec, nlink, uid, gid, rdev;
     uint32_t position; /* among its directory's children */
-    uint16_t name_length, target_length, flags;
+    uint16_t mode, name_length, target_length, flags;
 } entry;
 
 /* Text that grows; names and targets of a block's entries. */
@@ -145,8 +146,7 @@ bool read_whole(int archive, void *into, size_t size, uint64_t at);
 /* Names below keep a node as they need its path. `pins` holds it while another thread works for it. */
 typedef struct node {
     struct node *parent, *next;
-    uint64_t id, lookups;
-    uint32_t children, pins;
+    uint32_t id, lookups, children, pins;
     entry entry;
     char name[]; /* name_length bytes, then the target */
 } node;
@@ -154,10 +154,10 @@ typedef struct node {
 typedef struct {
     pthread_mutex_t lock;
     node **slots; /* by id - 1; a free slot holds nothing and is found by `vacant` */
-    uint64_t *vacant;
+    uint32_t *vacant;
     size_t slot_count, slot_room, vacant_count, vacant_room;
     node **buckets;
-    size_t bucket_count, node_count;
+    size_t bucket_count, node_count, peak; /* peak: nodes since memory was last given back to the system */
     node *root;
 } table;
 
@@ -168,6 +168,8 @@ node *table_get(table *table, uint64_t id);
 node *table_find(table *table, const node *parent, const char *name, size_t length);
 node *table_add(table *table, node *parent, const entry *entry, const char *name, const char *target);
 void table_forget(table *table, uint64_t id, uint64_t lookups);
+/* Gives memory back to the system once most names are forgotten; without the lock. */
+void table_trim(table *table);
 void table_unpin(table *table, node *node);
 /* The path as Python knows it, `/` for the root; allocated, NULL without memory. */
 char *table_path(const node *node, const char *name, size_t name_length, size_t *length);

@@ -63,7 +63,7 @@ static bool entry_from_python(PyObject *attributes, entry *into)
     for (Py_ssize_t i = 0; i < 10; i++)
         if (!number(attributes, i, &values[i]))
             return false;
-    into->mode = (uint32_t)values[0];
+    into->mode = (uint16_t)values[0];
     into->ino = values[1];
     into->nlink = (uint32_t)values[2];
     into->uid = (uint32_t)values[3];

@@ -552,13 +552,13 @@ static bool directory_entry(const fields *from, const origin *origin, entry *int
     into->start = origin->start + from->data;
     into->length = from->packed;
     if (!from->has_structure || !inside(structure->at, structure->size, from->packed) ||
-        structure->index > structure->size || structure->index > UINT32_MAX || from->unknown) {
+        structure->index > structure->size || structure->size > UINT32_MAX || from->unknown) {
         into->flags |= ASK_CHILDREN;
         return true;
     }
     /* The copies in the catalogue lie side by side, so that one read of the medium brings many. */
     into->structure = origin->catalogue ? origin->catalogue + structure->catalogue : into->start + structure->at;
-    into->structure_size = structure->size;
+    into->structure_size = (uint32_t)structure->size;
     into->index_length = (uint32_t)structure->index;
     return true;
 }
@@ -583,7 +583,7 @@ static bool make_entry(const fields *from, const origin *origin, entry *into, te
         return false;
     into->ino = from->ino;
     into->size = from->size;
-    into->mode = type | permissions;
+    into->mode = (uint16_t)(type | permissions);
     into->nlink = from->nlink;
     into->uid = from->uid;
     into->gid = from->gid;

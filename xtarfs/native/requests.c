@@ -590,6 +590,7 @@ static void forget_many(worker *worker)
     for (uint32_t i = 0; i < in->count; i++)
         table_forget(&worker->session->table, each[i].nodeid, each[i].nlookup);
     pthread_mutex_unlock(&worker->session->table.lock);
+    table_trim(&worker->session->table);
 }
 
 /* Whether -o allow_root keeps this user out. The kernel itself knows only everybody or nobody. */

@@ -2,8 +2,11 @@
 
 #include "native.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { TRIMMED = 20000 }; /* names below which memory is not worth the trouble */
 
 static size_t hash(const node *parent, const char *name, size_t length)
 {
@@ -60,12 +63,13 @@ static node *new_node(table *table, const entry *entry, const char *name, const 
         made->id = table->vacant[--table->vacant_count];
     } else {
         /* A vacant number has room to be noted before it is given out, so that forgetting never needs memory. */
-        if (!make_room((void **)&table->slots, &table->slot_room, table->slot_count, sizeof *table->slots) ||
+        if (table->slot_count == UINT32_MAX ||
+            !make_room((void **)&table->slots, &table->slot_room, table->slot_count, sizeof *table->slots) ||
             !make_room((void **)&table->vacant, &table->vacant_room, table->slot_count, sizeof *table->vacant)) {
             free(made);
             return NULL;
         }
-        made->id = ++table->slot_count;
+        made->id = (uint32_t)++table->slot_count;
     }
     table->slots[made->id - 1] = made;
     return made;
@@ -122,7 +126,8 @@ node *table_add(table *table, node *parent, const entry *entry, const char *name
     node **bucket = &table->buckets[hash(parent, name, entry->name_length) & (table->bucket_count - 1)];
     made->next = *bucket;
     *bucket = made;
-    table->node_count++;
+    if (++table->node_count > table->peak)
+        table->peak = table->node_count;
     return made;
 }
 
@@ -148,8 +153,19 @@ void table_forget(table *table, uint64_t id, uint64_t lookups)
     node *known = table_get(table, id);
     if (!known)
         return;
-    known->lookups -= lookups < known->lookups ? lookups : known->lookups;
+    known->lookups -= lookups < known->lookups ? (uint32_t)lookups : known->lookups;
     drop_unused(table, known);
+}
+
+void table_trim(table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    bool trim = table->peak > TRIMMED && table->node_count < table->peak / 2;
+    if (trim)
+        table->peak = table->node_count;
+    pthread_mutex_unlock(&table->lock);
+    if (trim)
+        malloc_trim(0);
 }
 
 void table_unpin(table *table, node *node)
