@@ -128,14 +128,13 @@ class NativeServer:
             if os.read(reading, 1) != b"\0":  # the number of a signal; 0 comes with the end of the last thread
                 detach(mountpoint)
         finally:
-            ended = self._session is None or self._session.end(_PATIENCE)
-            os.close(device)
             signal.set_wakeup_fd(-1)
             for number, handler in former.items():
                 signal.signal(number, handler)
-            if ended:
-                os.close(reading)
-                os.close(writing)
+            # What a thread that hangs may still write to stays open until the process ends.
+            if self._session is None or self._session.end(_PATIENCE):
+                for descriptor in (device, reading, writing):
+                    os.close(descriptor)
 
     def _new_session(self, device: int, ended: int) -> Any:
         place = packed(self._filesystem)

@@ -6,10 +6,10 @@
 #include <string.h>
 
 enum {
-    MOST_AT_ONCE = 4 << 20,      /* bytes of content; Python does what needs more */
-    MOST_OVERHEAD = 1024,        /* bytes by which packing may lengthen what does not shrink */
-    TABLE_HEAD = 32,             /* bytes before the rows of a chunk table */
-    PIECE_OVERHEAD = 64 + 16,    /* bytes that a kept chunk takes besides its own */
+    MOST_AT_ONCE = 2 << 20,              /* bytes of content; Python does what needs more */
+    MOST_OVERHEAD = 1024,                /* bytes by which packing may lengthen what does not shrink */
+    TABLE_HEAD = 32,                     /* bytes before the rows of a chunk table */
+    PIECE_OVERHEAD = sizeof(piece) + 16, /* bytes that a kept chunk takes besides its own */
 };
 
 bool area_grow(area *area, size_t room)
@@ -150,14 +150,12 @@ static bool unpack(reader *reader, int archive, const entry *file, uint64_t at, 
     return engine_inflate(reader->engine, reader->packed.bytes, length + END_ROOM, reader->plain.bytes, size);
 }
 
-static const uint8_t *whole(reader *reader, int archive, const entry *file)
+/* A file of one piece, in reader->plain. */
+static bool whole(reader *reader, int archive, const entry *file)
 {
-    if (file->size > MOST_AT_ONCE || file->packed > file->size + MOST_OVERHEAD)
-        return NULL;
-    if (!unpack(reader, archive, file, file->data, (size_t)file->packed, (size_t)file->size) ||
-        engine_crc32(reader->plain.bytes, (size_t)file->size) != file->crc)
-        return NULL;
-    return reader->plain.bytes;
+    return file->packed <= file->size + MOST_OVERHEAD &&
+           unpack(reader, archive, file, file->data, (size_t)file->packed, (size_t)file->size) &&
+           engine_crc32(reader->plain.bytes, (size_t)file->size) == file->crc;
 }
 
 /* Where chunks first..last lie in the packed data, and, into reader->table, their CRCs. */
@@ -208,21 +206,19 @@ static bool chunks(reader *reader, int archive, const entry *file, uint64_t firs
 
 const uint8_t *data_read(reader *reader, int archive, pieces *pieces, const entry *file, uint64_t offset, size_t size)
 {
+    uint64_t unit = file->chunk ? file->chunk : file->size;
+    uint64_t first = offset / unit, last = (offset + size - 1) / unit, start = first * unit;
+    if (unit > MOST_AT_ONCE || (last - first + 1) * unit > MOST_AT_ONCE)
+        return NULL;
+    size_t length = (size_t)(file->size - start < unit ? file->size - start : unit);
+    /* Whoever wants a part of what must be unpacked whole soon wants the next. */
+    bool part = first == last && size < length && (file->flags & DEFLATED || !file->chunk);
     data_release(reader, pieces);
-    if (!file->chunk) {
-        const uint8_t *bytes = whole(reader, archive, file);
-        return bytes ? bytes + offset : NULL;
-    }
-    uint64_t first = offset / file->chunk, last = (offset + size - 1) / file->chunk;
-    size_t skip = (size_t)(offset - first * file->chunk);
-    if ((last - first + 1) * file->chunk > MOST_AT_ONCE)
+    if (part && (reader->held = find_piece(pieces, file->data, first)) && reader->held->size == length)
+        return reader->held->bytes + (offset - start);
+    if (!(file->chunk ? chunks(reader, archive, file, first, last) : whole(reader, archive, file)))
         return NULL;
-    bool kept = first == last && file->flags & DEFLATED && size < file->chunk;
-    if (kept && (reader->held = find_piece(pieces, file->data, first)) && reader->held->size == file->chunk)
-        return reader->held->bytes + skip;
-    if (!chunks(reader, archive, file, first, last))
-        return NULL;
-    if (kept && first * file->chunk + file->chunk <= file->size)
-        keep_piece(pieces, file->data, first, reader->plain.bytes, file->chunk);
-    return reader->plain.bytes + skip;
+    if (part)
+        keep_piece(pieces, file->data, first, reader->plain.bytes, length);
+    return reader->plain.bytes + (offset - start);
 }

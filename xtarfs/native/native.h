@@ -208,8 +208,8 @@ typedef struct {
     piece *held;
 } reader;
 
-/* Bytes [offset, offset + size) of a file, which must lie within it; valid until the reader's next call. NULL where
-   they are not sound or not simple: ask Python. */
+/* Bytes [offset, offset + size) of a file, at least one, which must lie within it; valid until the reader's next call.
+   NULL where they are not sound or not simple: ask Python. */
 const uint8_t *data_read(reader *reader, int archive, pieces *pieces, const entry *file, uint64_t offset, size_t size);
 void data_release(reader *reader, pieces *pieces);
 void reader_clear(reader *reader);
@@ -295,8 +295,8 @@ typedef struct session {
     prefetcher prefetcher;
     pthread_mutex_t lock;
     struct worker *workers[MAX_THREADS];
-    int started, running;
-    atomic_int idle;
+    int running;
+    atomic_int started, idle;
     atomic_bool stop;
     atomic_llong last_request; /* CLOCK_MONOTONIC, ns */
 } session;
