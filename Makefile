@@ -6,7 +6,7 @@ PREFIX := /usr/local
 # The system's Python: the one that fstab's mount helper and a fresh machine have.
 PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
 
-.PHONY: setup system test lint demo install uninstall damage clean
+.PHONY: setup system test lint demo install uninstall damage bench clean
 
 setup: $(VENV)/.ready
 
@@ -47,6 +47,12 @@ damage: setup
 	@scripts/install-damage-packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[lab]'
 	$(BIN)/python -m lab $(LAB)
+
+# The benchmark: docs/performance.md. For example: make bench BENCH="--only builds --rounds 5 --out docs"
+bench: setup
+	@scripts/install-bench-packages build/peers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[lab]'
+	$(BIN)/python -m bench $(BENCH)
 
 clean:
 	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

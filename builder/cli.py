@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from xtarfs import cli
 from xtarfs.console import DONE, PARTLY, Commands, complain
+
+from .activity_commands import add_activity
+from .chain_commands import add_merge, add_prune
+from .exclusions import add_exclude_options, exclude_patterns, read_list
+from .struct_commands import add_struct
 
 if TYPE_CHECKING:
     from xtarfs.recover import RecoverResult
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """The entry point of the command `xtar`; gives its exit code."""
-    return cli.main(argv, more=[_add_build], rebuild=_rebuild)
+    return cli.main(argv, more=[_add_build, add_struct, add_activity, add_merge, add_prune], rebuild=_rebuild)
 
 
 def _add_build(commands: Commands) -> None:
@@ -30,17 +34,11 @@ def _add_build(commands: Commands) -> None:
     parser.add_argument("--force", action="store_true", help="replace OUT.xtar if it exists")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be stored")
     selection = parser.add_argument_group("what to store")
-    selection.add_argument(
-        "--exclude",
-        metavar="PATTERN",
-        action="append",
-        default=[],
-        help="leave out what a gitignore-style pattern matches; a bare name matches at any depth",
-    )
-    selection.add_argument("--exclude-from", metavar="FILE", action="append", default=[], help="patterns, one a line")
-    selection.add_argument("--exclude-caches", action="store_true", help="leave out folders with a CACHEDIR.TAG")
+    add_exclude_options(selection)
     selection.add_argument("--files-from", metavar="FILE|-", help="store only these paths, one a line or NUL-ended")
-    selection.add_argument("--one-file-system", action="store_true", help="do not enter other file systems")
+    increment = parser.add_argument_group("what has changed")
+    increment.add_argument("--base", metavar="PREV.xtar", default="", help="store only what changed since that copy")
+    increment.add_argument("--checksum", action="store_true", help="compare the content of all files with the base's")
     how = parser.add_argument_group("how")
     how.add_argument("--level", metavar="N", type=int, default=6, help="1 (fast) to 9 (small), default 6")
     how.add_argument("--chunk-size", metavar="SIZE", default="32KiB", help="a multiple of 4KiB, default 32KiB")
@@ -63,7 +61,7 @@ def _build(arguments: argparse.Namespace) -> int:
     if arguments.redundancy is not None and not 1 <= parse_percent(arguments.redundancy) <= 100:
         raise UsageError(f"--redundancy {arguments.redundancy}: must be between 1 and 100")
     if arguments.dry_run:
-        census, result = survey(arguments.directory, options)
+        census, result = survey(arguments.directory, options, arguments.output)
         result.files, result.directories, result.others = census.files, census.directories, census.others
         result.content = census.size
         _tell(result, f"{arguments.directory}: would store")
@@ -119,31 +117,31 @@ def _options(arguments: argparse.Namespace) -> Options:
         raise UsageError(f"--level {arguments.level}: must be between 1 and {MAX_LEVEL}")
     if not 0 <= arguments.jobs <= 256:
         raise UsageError(f"--jobs {arguments.jobs}: must be between 1 and 256")
-    exclude = list(arguments.exclude)
-    for path in arguments.exclude_from:
-        exclude += os.fsdecode(_read(path)).splitlines()
     selection = Selection(
-        exclude=exclude,
+        exclude=exclude_patterns(arguments),
         exclude_caches=arguments.exclude_caches,
         one_file_system=arguments.one_file_system,
         only=_listed(arguments.files_from) if arguments.files_from else None,
     )
     settings = Settings(arguments.level, chunk_size)
-    return Options(settings, selection, arguments.jobs, arguments.work_dir, arguments.force)
+    if arguments.checksum and not arguments.base:
+        raise UsageError("--checksum: compares with a base; name it by --base")
+    return Options(
+        settings,
+        selection,
+        arguments.jobs,
+        arguments.work_dir,
+        arguments.force,
+        arguments.base,
+        arguments.checksum,
+    )
 
 
 def _listed(path: str) -> list[bytes]:
     """The paths of --files-from: NUL-ended if there is a NUL, else one a line."""
-    data = _read(path)
+    data = read_list(path)
     separator = b"\0" if b"\0" in data else b"\n"
     return [line for line in data.split(separator) if line]
-
-
-def _read(path: str) -> bytes:
-    if path == "-":
-        return sys.stdin.buffer.read() if sys.stdin else b""
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _tell(result: Result, what: str) -> None:
@@ -166,3 +164,7 @@ def _tell(result: Result, what: str) -> None:
     print(line)
     if result.identifier:
         print(f"identifier {result.identifier}")
+    if result.changes:
+        from .summary import describe
+
+        print("\n".join(describe(result.changes)))

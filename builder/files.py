@@ -26,6 +26,8 @@ from xtarfs.format.tar import Mark
 
 from . import compress
 from .compress import SEGMENT, Packed, Settings
+from .incremental import Former, Match
+from .layout import surround
 from .output import Output
 from .scan import Item
 
@@ -34,13 +36,22 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass(slots=True)
 class Job:
-    """An item with what the archive has decided about it. link: path of the name that holds the data, if not this."""
+    """An item with what the archive has decided about it. link: path of the name that holds the data, if not this.
+
+    match: what it may be in the copy before, if there is one.
+    """
 
     item: Item
     mark: Mark
     ino: int
     nlink: int = 1
     link: bytes = b""
+    match: Match | None = None
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether its attributes alone say that the copy before has it."""
+        return self.match is not None and self.match.certain
 
     @property
     def member_name(self) -> bytes:
@@ -51,12 +62,14 @@ class Job:
 @dataclass(slots=True)
 class Stored:
     """A finished member; `blob` is empty if it is written already. The record's `data` and `index` count from the
-    member's start; `origin` is the stat that it shows."""
+    member's start; `origin` is the stat that it shows. former: the file whose data serves; there is no member then.
+    """
 
     record: Record
     blob: bytes
     table: bytes
     origin: os.stat_result
+    former: Former | None = None
 
 
 def describe(name: bytes, attributes: os.stat_result, ino: int, xattrs: dict[bytes, bytes]) -> Record:
@@ -92,15 +105,17 @@ def _group(gid: int) -> str:
         return ""
 
 
-def _xattrs_of(item: Item) -> dict[bytes, bytes]:
-    """Those of what cannot be opened for reading: a symlink, a fifo, a device."""
-    return read_xattrs(f"/proc/self/fd/{item.folder.fd}/{os.fsdecode(item.name)}", follow=False)
+def _describe_unopened(job: Job) -> Record:
+    """The record of what cannot be opened for reading, as a symlink or fifo, or need not be. Raises OSError."""
+    item = job.item
+    xattrs = read_xattrs(f"/proc/self/fd/{item.folder.fd}/{os.fsdecode(item.name)}", follow=False)
+    return describe(item.name, item.stat, job.ino, xattrs)
 
 
 def describe_native(job: Job) -> Record:
     """The record of a symlink, fifo or device. Raises OSError."""
     item = job.item
-    record = describe(item.name, item.stat, job.ino, _xattrs_of(item))
+    record = _describe_unopened(job)
     record.nlink = job.nlink
     if stat.S_ISLNK(item.stat.st_mode):
         target = os.fsencode(os.readlink(item.name, dir_fd=item.folder.fd))
@@ -114,7 +129,7 @@ def describe_native(job: Job) -> Record:
 def describe_link(job: Job) -> Record:
     """The record of a further name of a hard-linked file, which leads to the first. Raises OSError."""
     item = job.item
-    record = describe(item.name, item.stat, job.ino, _xattrs_of(item))
+    record = _describe_unopened(job)
     record.nlink, record.size = job.nlink, item.stat.st_size
     record.link, record.link_b64 = to_text(job.link)
     return record
@@ -160,22 +175,50 @@ def store_small(job: Job, settings: Settings) -> Stored | None:
     record.size = len(data)
     record.crc32 = f"{codec.crc32(data):08x}"
     record.sha256 = hashlib.sha256(data).hexdigest()
+    former = job.match.of(record.size, record.sha256) if job.match else None
+    if former:
+        return _lent(record, former, attributes)
     packed = compress.pack_whole(data, settings)
     record.method, record.packed = packed.method, len(packed.data)
     if packed.method == DEFLATE:
         record.packed_crc32 = f"{codec.crc32(packed.data):08x}"
     record.chunk = settings.chunk_size_for(record.size, packed.method == DEFLATE)
     table = _table(record, packed)
-    around = _surround(record, job, table)
+    around = surround(record, job.item.path, job.member_name, job.mark, table)
     return Stored(record, b"".join((around.head, packed.data, around.tail)), table, attributes)
 
 
-def _surround(record: Record, job: Job, table: bytes) -> member.FileBytes:
-    """The bytes around the packed data; sets the record's places, counted from the member's start."""
-    around = member.file_bytes(record, job.item.path, job.member_name, job.mark, table)
-    record.data = len(around.head)
-    record.index = record.data + record.packed + around.table if table else 0
-    return around
+def refer(job: Job) -> Stored | None:
+    """A file that the copy before has: its attributes as they are now, its data there; None if it has it not.
+
+    Reads all of a file that is not certain to be the same. Raises OSError.
+    """
+    if job.match is None or not job.match.formers:
+        return None
+    if job.match.certain:
+        former: Former | None = job.match.formers[0]
+        record, attributes = _describe_unopened(job), job.item.stat
+        record.holes = job.match.formers[0].record.holes
+    else:
+        with _opened(job) as (fd, attributes):
+            former = job.match.of(attributes.st_size, _digest(fd, attributes.st_size))
+            record = describe(job.item.name, attributes, job.ino, read_xattrs(fd))
+            record.holes, record.changed = compress.find_holes(fd, attributes), _has_changed(fd, attributes)
+    record.nlink = job.nlink
+    return _lent(record, former, attributes) if former else None
+
+
+def _lent(record: Record, former: Former, attributes: os.stat_result) -> Stored:
+    former.lend(record)
+    return Stored(record, b"", b"", attributes, former)
+
+
+def _digest(fd: int, size: int) -> str:
+    """SHA-256 of the first `size` bytes."""
+    digest = hashlib.sha256()
+    for at in range(0, size, SEGMENT):
+        digest.update(compress.read_up_to(fd, min(SEGMENT, size - at), at))
+    return digest.hexdigest()
 
 
 def _table(record: Record, packed: Packed) -> bytes:
@@ -233,7 +276,7 @@ class LargeFile:
             return self._attempt(fd, attributes, job, record.size, deflate)
         record.changed = _has_changed(fd, attributes) or size != attributes.st_size
         table = _table(record, packed)
-        around = _surround(record, job, table)
+        around = surround(record, job.item.path, job.member_name, job.mark, table)
         self._out.patch(start, around.head)
         self._out.write(around.tail)
         return Stored(record, b"", table, attributes)

@@ -58,6 +58,11 @@ class Output(Draft):
             crc = codec.crc32(data, crc)
         return crc
 
+    def proof(self) -> str:
+        """A path at which what was written so far can be read, before it has its name."""
+        self._flush()
+        return f"/proc/self/fd/{self._fd}"
+
     def commit(self, like: os.stat_result | None = None) -> None:
         """Makes the archive durable and gives it its name."""
         self._flush()

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 from xtarfs.errors import BuildError
 
+from .exclusions import CACHE_TAG, is_cache, matcher
 from .links import LinkTable
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_CACHE_TAG, _CACHE_SIGNATURE = b"CACHEDIR.TAG", b"Signature: 8a477f597d28d172789f06886806bc55"
 
 
 class Folder:
@@ -90,7 +90,7 @@ class Scanner:
         self._problem = problem
         self._notice = notice
         self._own_files = own_files
-        self._matches = _matcher(selection.exclude)
+        self._matches = matcher(selection.exclude)
         self._wanted, self._ancestors = _listed(selection.only)
         self._met: set[bytes] = set()
         self.excluded = 0
@@ -138,7 +138,7 @@ class Scanner:
             self._problem(folder.path, f"cannot be listed: {error.strerror}")
             return
         folder.names = frozenset(names)
-        cache = self._selection.exclude_caches and _CACHE_TAG in folder.names and _is_cache(folder)
+        cache = self._selection.exclude_caches and CACHE_TAG in folder.names and is_cache(folder.fd)
         prefix = folder.path + b"/" if folder.path else b""
         for name in names:
             path = prefix + name
@@ -150,7 +150,7 @@ class Scanner:
                 self._problem(path, f"vanished or cannot be read: {error.strerror}")
                 continue
             item = Item(folder, name, path, attributes)
-            if (cache and name != _CACHE_TAG) or self._is_excluded(item):
+            if (cache and name != CACHE_TAG) or self._is_excluded(item):
                 self.excluded += 1
             elif self._is_ours(item):
                 continue
@@ -176,13 +176,12 @@ class Scanner:
     def _is_excluded(self, item: Item) -> bool:
         if self._matches is None:
             return False
-        slash = "/" if stat.S_ISDIR(item.stat.st_mode) else ""
-        return self._matches(os.fsdecode(item.path) + slash)
+        return self._matches(item.path, stat.S_ISDIR(item.stat.st_mode))
 
     def _is_ours(self, item: Item) -> bool:
         if (item.stat.st_dev, item.stat.st_ino) not in self._own_files or not stat.S_ISREG(item.stat.st_mode):
             return False
-        self._notice(item.path, "is the archive being written; it is not stored in itself")
+        self._notice(item.path, "is the file being written; it is not stored in itself")
         return True
 
     def _report_missing(self) -> None:
@@ -231,33 +230,6 @@ def take_census(scanner: Scanner, links: LinkTable) -> Census:
 def _size(attributes: os.stat_result) -> int:
     """Directory sizes differ between file systems and say nothing of the tree."""
     return 0 if stat.S_ISDIR(attributes.st_mode) else attributes.st_size
-
-
-def _is_cache(folder: Folder) -> bool:
-    try:
-        fd = os.open(_CACHE_TAG, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder.fd)
-    except OSError:
-        return False
-    try:
-        return os.read(fd, len(_CACHE_SIGNATURE)) == _CACHE_SIGNATURE
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-
-
-def _matcher(patterns: list[str]) -> Callable[[str], bool] | None:
-    if not patterns:
-        return None
-    import re
-
-    import pathspec
-
-    try:
-        spec = pathspec.GitIgnoreSpec.from_lines(patterns)
-    except (ValueError, re.error) as error:
-        raise BuildError(f"exclude pattern: {error}") from None
-    return spec.match_file
 
 
 def _listed(paths: list[bytes] | None) -> tuple[set[bytes], set[bytes] | None]:

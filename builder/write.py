@@ -1,46 +1,37 @@
 """Records to a nested `.xtar`: one pass over the tree, members written in order, packing done ahead by a pool.
 
-Data flow: scanner -> jobs -> Lookahead (workers pack small files) -> ArchiveWriter -> Output.
+Data flow: scanner -> jobs -> Lookahead (workers pack small files) -> ArchiveWriter -> Layout -> Output.
 """
 
 from __future__ import annotations
 
-import os
 import stat
 import tempfile
-import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import IO
 
-import msgspec
-
-import xtarfs
 from xtarfs.attributes import read_xattrs
-from xtarfs.errors import UsageError
-from xtarfs.format import codec, intro, locator, member, tar
-from xtarfs.format.locator import Origin
-from xtarfs.format.numbers import format_time
-from xtarfs.format.records import FILE, Header, Record, Structure, to_text
-from xtarfs.format.structure import BLOCK_TARGET, FORMAT, Writer, pack_block
-from xtarfs.format.tar import Mark
 
-from .compress import SEGMENT, Settings
-from .files import Job, LargeFile, Stored, describe, describe_link, describe_native, store_small
+from .compress import Settings
+from .files import Job, LargeFile, Stored, describe, describe_link, describe_native, refer, store_small
+from .incremental import PreviousCopy
+from .layout import Layout
 from .links import LinkTable
+from .lookahead import Lookahead
+from .origin import OriginLog
 from .output import Output
-from .scan import Enter, Item, Leave, Step
-
-_BATCH_FILES = 32
-_BATCH_BYTES = SEGMENT
-_AHEAD = 4  # batches per worker that may be waiting to be written
+from .plan import Planner
+from .scan import Enter, Leave, Step
+from .summary import Changes, Summary
 
 
 @dataclass(slots=True)
 class Result:
-    """What a build did. content: bytes in regular files; size: bytes of the archive; paths are below the source."""
+    """What a build did. content: bytes in regular files; size: bytes of the archive; paths are below the source.
+
+    changes: since the copy before, if there is one.
+    """
 
     files: int = 0
     directories: int = 0
@@ -51,6 +42,7 @@ class Result:
     identifier: str = ""
     problems: list[tuple[bytes, str]] = field(default_factory=list)
     notices: list[tuple[bytes, str]] = field(default_factory=list)
+    changes: Changes | None = None
 
     def problem(self, path: bytes, reason: str) -> None:
         self.problems.append((path, reason))
@@ -59,118 +51,20 @@ class Result:
         self.notices.append((path, reason))
 
 
-class _Batch:
-    """Small files that one worker stores in one go; a failure is kept in its file's place."""
-
-    __slots__ = ("future", "jobs", "weight")
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-        self.weight = 0
-        self.future: Future[list[Stored | OSError | None]] | None = None
-
-    def run(self, settings: Settings) -> list[Stored | OSError | None]:
-        return [_try_store(job, settings) for job in self.jobs]
-
-
-def _try_store(job: Job, settings: Settings) -> Stored | OSError | None:
-    try:
-        return store_small(job, settings)
-    except OSError as error:
-        return error
-
-
-@dataclass(slots=True)
-class Work:
-    """A step with its job and, for a small file, what became of it."""
-
-    step: Step
-    job: Job | None = None
-    stored: Stored | OSError | None = None
-
-
-class Lookahead:
-    """Runs small files through the pool ahead of the writer, in batches, and gives the steps back in their order.
-
-    What waits is bounded: _AHEAD batches of at most _BATCH_BYTES per worker.
-    """
-
-    def __init__(self, pool: Executor, jobs: int, settings: Settings) -> None:
-        self._pool = pool
-        self._settings = settings
-        self._limit = _AHEAD * jobs
-        self._queue: deque[tuple[Work, _Batch | None, int]] = deque()
-        self._open: _Batch | None = None
-        self._batches = 0
-
-    def run(self, steps: Iterator[Work]) -> Iterator[Work]:
-        for work in steps:
-            self._add(work)
-            while self._batches > self._limit or len(self._queue) > self._limit * _BATCH_FILES:
-                yield self._take()
-        self._submit()
-        while self._queue:
-            yield self._take()
-
-    def _add(self, work: Work) -> None:
-        job = work.job
-        size = job.item.stat.st_size if job else 0
-        if job is None or job.link or size > SEGMENT or not stat.S_ISREG(job.item.stat.st_mode):
-            self._queue.append((work, None, 0))
-            return
-        if self._open is None:
-            self._open = _Batch()
-            self._batches += 1
-        batch = self._open
-        self._queue.append((work, batch, len(batch.jobs)))
-        batch.jobs.append(job)
-        batch.weight += size
-        if len(batch.jobs) >= _BATCH_FILES or batch.weight >= _BATCH_BYTES:
-            self._submit()
-
-    def _submit(self) -> None:
-        if self._open:
-            self._open.future = self._pool.submit(self._open.run, self._settings)
-            self._open = None
-
-    def _take(self) -> Work:
-        work, batch, row = self._queue.popleft()
-        if batch is None:
-            return work
-        if batch is self._open:
-            self._submit()
-        assert batch.future
-        work.stored = batch.future.result()[row]
-        if row == len(batch.jobs) - 1:
-            self._batches -= 1
-        return work
-
-
-@dataclass(slots=True)
-class _Directory:
-    """A directory whose tar is being written. head_at, start: offsets in the output of its header and its tar."""
-
-    record: Record
-    path: bytes
-    name: bytes
-    names: frozenset[bytes]
-    mark: Mark
-    head_at: int
-    start: int
-    structure: Writer = field(default_factory=Writer)
-    children: int = 0
-    subdirectories: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What stays the same for a whole build. tag: the six bytes that mark every member of the archive."""
+    """What stays the same for a whole build. tag: the six bytes that mark every member of the archive.
+
+    base: the copy before; summary: told of what differs from it.
+    """
 
     source: str
     work_dir: str
     settings: Settings
     jobs: int
     tag: bytes
+    base: PreviousCopy | None = None
+    summary: Summary | None = None
 
 
 class ArchiveWriter:
@@ -189,20 +83,18 @@ class ArchiveWriter:
         self._lookahead = Lookahead(pool, setup.jobs, setup.settings)
         self._settings = setup.settings
         self._large = LargeFile(out, pool, setup.jobs, setup.settings)
-        self._links = links
-        self._tag = setup.tag
+        self._planner = Planner(setup.tag, links, setup.base)
+        self._base = setup.base
+        self._summary = setup.summary
+        self._holders: set[str] = set()
         self._result = result
         self._progress = progress
-        self._catalogue: IO[bytes] = tempfile.TemporaryFile(dir=setup.work_dir)  # noqa: SIM115
-        self._tables: IO[bytes] = tempfile.TemporaryFile(dir=setup.work_dir)  # noqa: SIM115
-        self._origin = _OriginLog(tempfile.TemporaryFile(dir=setup.work_dir), setup.source)  # noqa: SIM115
-        self._stack: list[_Directory] = []
-        self._intro = locator.Place(0, 0, "")
-        self._inos = 0
+        self._layout = Layout(out, setup.tag, setup.work_dir)
+        self._origin = OriginLog(tempfile.TemporaryFile(dir=setup.work_dir), setup.source)  # noqa: SIM115
         self._failed: set[int] = set()
 
     def write(self, steps: Iterator[Step]) -> None:
-        for work in self._lookahead.run(self._plan(steps)):
+        for work in self._lookahead.run(self._planner.run(steps)):
             if isinstance(work.step, Enter):
                 self._enter(work.step, work.job)
             elif isinstance(work.step, Leave):
@@ -211,59 +103,16 @@ class ArchiveWriter:
                 assert work.job
                 self._store(work.job, work.stored)
 
-    # -- planning: runs ahead of writing, in the same order --------------------------------------------------
-
-    def _plan(self, steps: Iterator[Step]) -> Iterator[Work]:
-        """Gives every item its inode number, its containing directory's mark and its part in a hard link."""
-        marks: list[Mark] = []
-        for step in steps:
-            if isinstance(step, Leave):
-                marks.pop()
-                yield Work(step)
-            elif isinstance(step, Enter):
-                self._inos += 1
-                item = step.item
-                yield Work(step, Job(item, marks[-1], self._inos) if item else None)
-                marks.append(Mark(self._tag, self._inos, tar.ROLE_FILE))
-            else:
-                yield Work(step, self._job(step, marks[-1]))
-
-    def _job(self, item: Item, mark: Mark) -> Job:
-        linked = item.stat.st_nlink > 1 and stat.S_ISREG(item.stat.st_mode)
-        first = self._links.first(item.stat) if linked else None
-        if first:
-            return Job(item, mark, first[0], self._links.names(item.stat), first[1])
-        self._inos += 1
-        if not linked:
-            return Job(item, mark, self._inos)
-        self._links.remember(item.stat, self._inos, item.path)
-        return Job(item, mark, self._inos, self._links.names(item.stat))
-
-    # -- writing ---------------------------------------------------------------------------------------------
-
     def _enter(self, step: Enter, job: Job | None) -> None:
         folder, item = step.folder, step.item
-        ino = job.ino if job else 1
-        record = describe(item.name if item else b".", folder.stat, ino, read_xattrs(folder.fd))
-        mark = Mark(self._tag, ino, tar.ROLE_SELF)
-        head_at = self._out.position
-        name = b""
-        if job and item:
-            taken = item.name + member.DIRECTORY_SUFFIX in item.folder.names
-            name = member.member_name(item.name, member.DIRECTORY_SUFFIX, taken)
-            self._out.write(member.directory_head(record, name, _as(job.mark, tar.ROLE_DIRECTORY)))
-        start = self._out.position
-        if not item:
-            at = self._own_member(member.INTRO_NAME, intro.TEXT, tar.ROLE_INTRO, mark, folder.names)
-            self._intro = locator.Place(at, len(intro.TEXT), f"{codec.crc32(intro.TEXT):08x}")
-        self._out.write(member.self_entry(record, mark))
-        self._stack.append(_Directory(record, folder.path, name, folder.names, mark, head_at, start))
-        self._origin.add(ino, folder.stat)
+        record = describe(item.name if item else b".", folder.stat, job.ino if job else 1, read_xattrs(folder.fd))
+        self._layout.enter(record, folder.names)
+        self._origin.add(record.ino, folder.stat)
 
     def _store(self, job: Job, stored: Stored | OSError | None) -> None:
         try:
             if job.link and job.ino not in self._failed:
-                self._add(describe_link(job))
+                self._layout.add(describe_link(job))
                 self._origin.add(job.ino, job.item.stat)
             elif isinstance(stored, OSError):
                 raise stored
@@ -278,14 +127,10 @@ class ArchiveWriter:
 
     def _store_late(self, job: Job) -> Stored:
         """A file that was not packed ahead: a large one, or a further name of one whose first name failed."""
-        return store_small(job, self._settings) or self._large.store(job)
+        return store_small(job, self._settings) or refer(job) or self._large.store(job)
 
     def _store_native(self, job: Job) -> None:
-        record = describe_native(job)
-        record.at = self._out.position - self._stack[-1].start
-        self._out.write(member.native_entry(record, _as(job.mark, tar.ROLE_NATIVE)))
-        self._result.others += 1
-        self._add(record)
+        self._layout.add_native(describe_native(job))
         self._origin.add(job.ino, job.item.stat)
 
     def _store_file(self, job: Job, stored: Stored | None) -> None:
@@ -293,163 +138,26 @@ class ArchiveWriter:
         stored = stored or self._store_late(job)
         self._out.write(stored.blob)
         record = stored.record
-        record.at = at - self._stack[-1].start
-        record.data += record.at
-        if stored.table:
-            record.index += record.at
-            record.table_copy = self._tables.tell()
-            self._tables.write(stored.table)
         if record.changed:
             self._result.problem(job.item.path, "changed while it was read; stored as read")
-        self._add(record)
+        if stored.former:
+            self._layout.add(record)
+            self._holders |= stored.former.holders
+        else:
+            self._layout.add_file(record, at, stored.table)
+        if self._summary:
+            self._summary.note(job, stored)
         self._origin.add(job.ino, stored.origin)
         self._progress(record.size)
 
-    def _add(self, record: Record) -> None:
-        """One more child of the directory being written."""
-        directory = self._stack[-1]
-        directory.structure.add(record)
-        directory.children += 1
-        if record.is_dir:
-            directory.subdirectories += 1
-            directory.record.files += record.files
-            directory.record.total += record.total
-        elif record.type == FILE:
-            directory.record.files += 1
-            directory.record.total += record.size
-
     def _leave(self) -> None:
-        directory = self._stack.pop()
-        record = directory.record
-        record.nlink = 2 + directory.subdirectories
-        self._result.directories += 1
-        structure = self._write_structure(directory)
-        if not self._stack:
-            self._finish(directory, structure)
+        self._layout.leave()
+        if self._layout.depth:
             return
-        self._out.write(tar.END)
-        parent = self._stack[-1]
-        record.structure = structure
-        record.packed = self._out.position - directory.start
-        record.at, record.data = directory.head_at - parent.start, directory.start - parent.start
-        head = member.directory_head(record, directory.name, _as(parent.mark, tar.ROLE_DIRECTORY))
-        self._out.patch(directory.head_at, head)
-        self._add(record)
-
-    def _write_structure(self, directory: _Directory) -> Structure:
-        path, encoded = to_text(directory.path)
-        header = Header(
-            xtar=FORMAT,
-            tag=self._tag.hex(),
-            path=path,
-            path_b64=encoded,
-            children=directory.children,
-            directory=directory.record,
-        )
-        data, index = directory.structure.finish(header)
-        directory.record.sha256 = codec.sha256(data).hex()
-        at = self._own_member(member.STRUCTURE_NAME, data, tar.ROLE_STRUCTURE, directory.mark, directory.names)
-        catalogue = self._catalogue.tell()
-        self._catalogue.write(data)
-        return Structure(at - directory.start, len(data), index, catalogue)
-
-    def _own_member(self, name: bytes, data: bytes, role: bytes, mark: Mark, taken: frozenset[bytes]) -> int:
-        """Writes a member of the archive's own under a name that no child has; gives where its data begins."""
-        self._out.write(member.own_member(free_name(name, taken), _as(mark, role), len(data)))
-        at = self._out.position
-        self._out.write(data)
-        self._out.write(bytes(tar.padding(len(data))))
-        return at
-
-    def _finish(self, root: _Directory, structure: Structure) -> None:
-        self._result.identifier = root.record.sha256
-        self._result.files, self._result.content = root.record.files, root.record.total
-        catalogue = self._spool(member.CATALOGUE_NAME, self._catalogue, tar.ROLE_CATALOGUE, root)
-        tables = self._spool(member.TABLES_NAME, self._tables, tar.ROLE_TABLES, root)
-        origin = self._spool(member.ORIGIN_NAME, self._origin.finish(), tar.ROLE_ORIGIN, root)
+        base = self._base
+        holders = base.holders(self._holders) if base else []
+        facts = self._layout.finish(self._origin.finish(), base=holders, previous=base.identifier if base else "")
         result = self._result
-        facts = locator.Locator(
-            xtar=FORMAT,
-            writer=f"xtar {xtarfs.__version__}",
-            id=root.record.sha256,
-            tag=self._tag.hex(),
-            at=self._out.position,
-            intro=self._intro,
-            root=structure,
-            catalogue=catalogue,
-            tables=tables,
-            origin=origin,
-            files=root.record.files,
-            directories=result.directories,
-            others=result.others,
-            bytes=root.record.total,
-        )
-        self._own_member(member.LOCATOR_NAME, locator.pack(facts), tar.ROLE_LOCATOR, root.mark, root.names)
-        self._out.write(tar.END)
-        result.size = self._out.position
-
-    def _spool(self, name: bytes, spool: IO[bytes], role: bytes, root: _Directory) -> locator.Place:
-        size = spool.tell()
-        self._out.write(member.own_member(free_name(name, root.names), _as(root.mark, role), size))
-        at = self._out.position
-        crc = self._out.append_from(spool)
-        self._out.write(bytes(tar.padding(size)))
-        spool.close()
-        return locator.Place(at, size, f"{crc:08x}")
-
-
-class _OriginLog:
-    """What differs from run to run: when and where the archive was made, and each source inode's ctime and number.
-
-    A later incremental copy compares these; they stay outside the archive's identifier.
-    """
-
-    def __init__(self, spool: IO[bytes], source: str) -> None:
-        self._spool = spool
-        self._lines: list[bytes] = []
-        self._size = 0
-        created = _now()
-        facts = Origin(created=created, host=os.uname().nodename, source=os.path.abspath(source))
-        self._spool.write(pack_block(msgspec.json.encode(facts) + b"\n"))
-
-    def add(self, ino: int, attributes: os.stat_result) -> None:
-        line = b'[%d,"%s",%d,%d]\n' % (
-            ino,
-            format_time(attributes.st_ctime_ns).encode(),
-            attributes.st_ino,
-            attributes.st_dev,
-        )
-        self._lines.append(line)
-        self._size += len(line)
-        if self._size >= BLOCK_TARGET:
-            self._flush()
-
-    def finish(self) -> IO[bytes]:
-        self._flush()
-        return self._spool
-
-    def _flush(self) -> None:
-        self._spool.write(pack_block(b"".join(self._lines)))
-        self._lines, self._size = [], 0
-
-
-def _now() -> int:
-    """Seconds since 1970, or what SOURCE_DATE_EPOCH says (reproducible-builds.org). Raises UsageError."""
-    fixed = os.environ.get("SOURCE_DATE_EPOCH")
-    if fixed and not fixed.isdecimal():
-        raise UsageError(f"SOURCE_DATE_EPOCH={fixed}: is not a number of seconds")
-    return int(fixed or time.time())
-
-
-def _as(mark: Mark, role: bytes) -> Mark:
-    return Mark(mark.tag, mark.ino, role)
-
-
-def free_name(name: bytes, taken: frozenset[bytes]) -> bytes:
-    """`name`, or with a number before its extension the first that no child has."""
-    stem, _, extension = name.partition(b".")
-    candidate, number = name, 0
-    while candidate in taken:
-        number += 1
-        candidate = b"%s-%d.%s" % (stem, number, extension)
-    return candidate
+        result.identifier, result.size = facts.id, self._out.position
+        result.files, result.directories, result.others = facts.files, facts.directories, facts.others
+        result.content = facts.bytes

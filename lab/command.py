@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
+XTAR = (sys.executable, "-c", "import sys; from builder.cli import main; sys.exit(main())")
 _LIMIT = 900  # seconds
 
 

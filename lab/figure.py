@@ -15,14 +15,20 @@ _OURS = {"xtar": "#c1121f", "xtar, 5% parity": "#0a7d35"}
 _OTHERS = ("#1f77b4", "#ff9f1c", "#6a4c93", "#8c564b", "#17becf", "#7f7f7f", "#e377c2", "#222222", "#c9a800")
 
 
-def draw(archives: list[Packed], trials: list[Trial], target: Path) -> None:
-    """Writes the figure: one panel for scattered sectors, one for a burst."""
+def plotter() -> Any:
+    """matplotlib, set up for figures whose bytes depend on their content alone."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "xtar"
-    import matplotlib.pyplot as plt
+    import matplotlib.pyplot
 
+    return matplotlib.pyplot
+
+
+def draw(archives: list[Packed], trials: list[Trial], target: Path) -> None:
+    """Writes the figure: one panel for scattered sectors, one for a burst."""
+    plt = plotter()
     figure, panels = plt.subplots(1, 2, figsize=(13, 6.2), sharey=True)
     titles = ("4 KiB sectors zeroed at random", "one burst of zeroed sectors")
     for panel, damages, title in zip(panels, (SCATTERED, BURSTS), titles, strict=True):

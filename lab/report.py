@@ -12,7 +12,7 @@ from .damage import BURSTS, FLIP, HEAD, SCATTERED, SECTOR_LOST, TAIL, Damage
 
 USUAL = SCATTERED[2]
 COLUMNS: tuple[Damage, ...] = (SECTOR_LOST, FLIP, *SCATTERED, BURSTS[2], HEAD, TAIL)
-_BEGIN, _END = "<!-- made by python -m lab: {} -->\n", "<!-- end -->"
+_BEGIN, _END = "<!-- made by python -m {}: {} -->\n", "<!-- end -->"
 
 
 def of(trials: list[Trial], tool: str, damage: Damage | None) -> list[Trial]:
@@ -87,12 +87,13 @@ def chunk_table(archives: list[Packed], trials: list[Trial]) -> str:
 
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
-def put(page: Path, name: str, text: str) -> None:
+def put(page: Path, name: str, text: str, maker: str = "lab") -> None:
     """Replaces the part of that name in a page, or appends it, with its marks, where the page has none."""
-    begin = _BEGIN.format(name)
+    begin = _BEGIN.format(maker, name)
     old = page.read_text() if page.exists() else ""
     part = f"{begin}\n{text}\n{_END}"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(_END), re.DOTALL)

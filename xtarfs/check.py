@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+from .content import chunks_at, unpack_chunks
 from .errors import DamagedError, FormatError
 from .format import chunks, codec, member
 from .format.chunks import Rows
 from .format.records import DEFLATE, FILE, Record
 from .format.tar import Mark
-from .reader import chunks_at, unpack_chunks
 from .source import Source
 from .tree import Node
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .reader import Archive
     from .recover import RecoverResult
     from .results import Ranges
+    from .vfs import View
 
 _MAX_LINES = 20  # of one kind on stderr
 
@@ -50,10 +51,10 @@ def main(
     return run(lambda: arguments.command(arguments))
 
 
-def _open(path: str, cache_size: int = 16 << 20) -> Archive:
+def _open(path: str, others: Iterable[str] = (), cache_size: int = 16 << 20) -> Archive:
     from .reader import Archive
 
-    archive = Archive.open(path, cache_size=cache_size)
+    archive = Archive.open(path, cache_size=cache_size, others=others)
     for where, what in archive.tree.damage:
         complain(f"warning: {path}: {what}" + (f" (in {os.fsdecode(where)})" if where else ""))
     return archive
@@ -70,6 +71,14 @@ def _raw(path: str) -> bytes:
 
 def _archive_argument(parser: Parser) -> None:
     parser.add_argument("archive", metavar="ARCHIVE", help="an .xtar file, or a tar of zips made by hand")
+    parser.add_argument(
+        "--with",
+        dest="others",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="an archive that holds data of this one, or a folder of such, if they do not lie beside it",
+    )
 
 
 # -- list, cat, info -------------------------------------------------------------------------------------------
@@ -90,7 +99,7 @@ def _list(arguments: argparse.Namespace) -> int:
     from .console import print_json_list
     from .listing import as_json, long_line, selected
 
-    with _open(arguments.archive) as archive:
+    with _open(arguments.archive, arguments.others) as archive:
         nodes = selected(archive, _raw(arguments.path), arguments.recursive)
         if arguments.json:
             print_json_list("entries", map(as_json, nodes))
@@ -113,7 +122,7 @@ def _add_cat(commands: Commands) -> None:
 def _cat(arguments: argparse.Namespace) -> int:
     from .errors import UsageError
 
-    with _open(arguments.archive) as archive:
+    with _open(arguments.archive, arguments.others) as archive:
         node = archive.lookup(_raw(arguments.path))
         if node.record.type != "file":
             raise UsageError(f"{arguments.path}: is a {node.record.type}, not a file")
@@ -139,17 +148,22 @@ def _info(arguments: argparse.Namespace) -> int:
     from .console import human_size, print_json
     from .listing import info
 
-    with _open(arguments.archive) as archive:
+    with _open(arguments.archive, arguments.others) as archive:
         facts = info(archive)
         if arguments.json:
             print_json(facts)
             return _exit_code(archive)
         for key, value in facts.items():
+            if isinstance(value, list):
+                continue
             if key == "created" and value is not None:
                 value = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(value))
             elif key in ("bytes", "size", "catalogue_size"):
                 value = f"{value} ({human_size(value)})"
             print(f"{key.replace('_', ' ') + ':':16}{'unknown' if value is None else value}")
+        for holder in facts.get("holders", ()):
+            there = "at hand" if holder["at_hand"] else "missing"
+            print(f"{'needs:':16}{show(os.fsencode(holder['name']))}, identifier {holder['id']} ({there})")
         return _exit_code(archive)
 
 
@@ -185,7 +199,9 @@ def _extract(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
         on_damage=arguments.on_damage,
     )
-    with _open(arguments.archive) as archive, progress("xtar extract", _content_size(archive)) as advance:
+    with ExitStack() as stack:
+        archive = stack.enter_context(_open(arguments.archive, arguments.others))
+        advance = stack.enter_context(progress("xtar extract", _content_size(archive)))
         result = extract(archive, arguments.directory, [_raw(path) for path in arguments.paths], options, advance)
     _tell_lost(result)
     verb = "would extract" if arguments.dry_run else "extracted"
@@ -199,7 +215,7 @@ def _tell_lost(result: ExtractResult) -> None:
     for path, ranges in result.damaged:
         complain(f"{show(path)}: damaged{_ranges(ranges)}")
     for path in result.missing:
-        complain(f"{show(path)}: its data lies in another archive")
+        complain(f"{show(path)}: its data lies in another archive, which is not at hand; name it by --with")
     for path, reason in result.failed:
         complain(f"{show(path)}: {reason}")
     for path in result.kept[:_MAX_LINES]:
@@ -227,7 +243,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     from .console import human_size, print_json
     from .verify import verify
 
-    with _open(arguments.archive) as archive, progress("xtar verify", archive.source.size) as advance:
+    with ExitStack() as stack:
+        archive = stack.enter_context(_open(arguments.archive, arguments.others))
+        advance = stack.enter_context(progress("xtar verify", archive.source.size))
         result = verify(archive, advance)
     expected = arguments.id is None or arguments.id.lower() == result.identifier
     if arguments.json:
@@ -354,9 +372,9 @@ def _diff(arguments: argparse.Namespace) -> int:
     from .diff import diff
 
     with ExitStack() as stack:
-        archive = stack.enter_context(_open(arguments.archive))
+        archive = stack.enter_context(_open(arguments.archive, arguments.others))
         is_folder = os.path.isdir(arguments.other)
-        other = arguments.other if is_folder else stack.enter_context(_open(arguments.other))
+        other = arguments.other if is_folder else stack.enter_context(_open(arguments.other, arguments.others))
         advance = stack.enter_context(progress("xtar diff", _content_size(archive)))
         count = 0
 
@@ -396,23 +414,33 @@ def _add_mount(commands: Commands) -> None:
         help="mount options, with commas between: allow_other, uid=N, gid=N, umask=OCT, idle_timeout=SECONDS, ...",
     )
     parser.add_argument("--cache-size", metavar="SIZE", default="64MiB", help="unpacked data kept (default 64MiB)")
+    parser.add_argument(
+        "--history", action="store_true", help="ARCHIVE is a folder: show all copies in it by time, and 'latest'"
+    )
     parser.set_defaults(command=_mount)
 
 
 def _mount(arguments: argparse.Namespace) -> int:
-    return _mount_archive(
-        arguments.archive, arguments.mountpoint, arguments.options, arguments.foreground, arguments.cache_size
-    )
-
-
-def _mount_archive(archive: str, mountpoint: str, options: list[str], foreground: bool, cache_size: str) -> int:
     from .format.numbers import parse_size
     from .mount import mount
-    from .vfs import FileSystem
 
-    size = parse_size(cache_size)
-    path = os.path.abspath(archive)
-    return mount(lambda: FileSystem(_open(path, size)), mountpoint, fsname=path, options=options, foreground=foreground)
+    size = parse_size(arguments.cache_size)
+    path = os.path.abspath(arguments.archive)
+    others = [os.path.abspath(other) for other in arguments.others]
+
+    def view() -> View:
+        from .history import History
+        from .vfs import FileSystem
+
+        return History(path, others, size) if arguments.history else FileSystem(_open(path, others, size))
+
+    return mount(
+        view,
+        arguments.mountpoint,
+        fsname=path,
+        options=arguments.options,
+        foreground=arguments.foreground,
+    )
 
 
 def _add_umount(commands: Commands) -> None:
@@ -440,18 +468,24 @@ def mount_helper(argv: list[str] | None = None) -> int:
     parser.add_argument("-s", action="store_true", help="ignored; mount(8) passes it")
     parser.add_argument("-v", action="store_true", help="ignored; mount(8) passes it")
     arguments = parser.parse_args(argv)
-    options, cache_size = _take_cache_size(arguments.options)
-    return run(
-        lambda: _mount_archive(arguments.archive, arguments.mountpoint, options, arguments.foreground, cache_size)
-    )
+    _take_own_options(arguments)
+    return run(lambda: _mount(arguments))
 
 
-def _take_cache_size(options: list[str]) -> tuple[list[str], str]:
-    """fstab has no place for --cache-size: `-o cache_size=256MiB` says it. mount(8) adds rw unless it is told ro."""
-    rest, size = [], "64MiB"
-    for option in ",".join(options).split(","):
-        if option.startswith("cache_size="):
-            size = option.partition("=")[2]
+def _take_own_options(arguments: argparse.Namespace) -> None:
+    """fstab has no place for --cache-size, --with and --history: `-o cache_size=256MiB,with=FILE,history` say it.
+
+    mount(8) adds rw unless it is told ro.
+    """
+    rest, arguments.cache_size, arguments.history = [], "64MiB", False
+    for option in ",".join(arguments.options).split(","):
+        name, _, value = option.partition("=")
+        if name == "cache_size":
+            arguments.cache_size = value
+        elif name == "with":
+            arguments.others.append(value)
+        elif option == "history":
+            arguments.history = True
         elif option and option != "rw":
             rest.append(option)
-    return rest, size
+    arguments.options = rest

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, Protocol
@@ -82,21 +82,21 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 class Advance(Protocol):
-    """Tells a progress bar of bytes done, and of a total learned meanwhile."""
+    """Tells a progress bar of bytes, or other units, done, and of a total learned meanwhile."""
 
     def __call__(self, size: int, total: int = 0) -> None: ...
 
 
 @contextmanager
-def progress(what: str, total: int = 0) -> Iterator[Advance]:
-    """A bar with rate and time left on a terminal, nothing elsewhere. Yields advance(bytes[, new total])."""
+def progress(what: str, total: int = 0, unit: str = "B") -> Iterator[Advance]:
+    """A bar with rate and time left on a terminal, nothing elsewhere. Yields advance(units[, new total])."""
     if not sys.stderr.isatty():
         yield lambda size, total=0: None
         return
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0  # its thread would keep extract and verify from forking
-    with tqdm(desc=what, total=total or None, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+    with tqdm(desc=what, total=total or None, unit=unit, unit_scale=True, leave=False, file=sys.stderr) as bar:
 
         def advance(size: int, total: int = 0) -> None:
             bar.total = total or bar.total
@@ -109,10 +109,11 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, ensure_ascii=False))
 
 
-def print_json_list(key: str, rows: Iterable[Any]) -> None:
-    """`{"key": [...]}` written row by row, so that a long list takes no memory."""
+def print_json_list(key: str, rows: Iterable[Any], facts: Mapping[str, Any] | None = None) -> None:
+    """`{FACTS, "key": [...]}` written row by row, so that a long list takes no memory."""
     write = sys.stdout.write
-    write(f'{{"{key}": [')
+    write("{" + "".join(f"{json.dumps(fact)}: {json.dumps(value)}, " for fact, value in (facts or {}).items()))
+    write(f'"{key}": [')
     for number, row in enumerate(rows):
         write(",\n" if number else "\n")
         write(json.dumps(row, ensure_ascii=False))

@@ -13,7 +13,7 @@ from .fuse_adapter import Binding, Callbacks, load_binding, serve
 from .mount_options import MountOptions, libfuse_options
 
 if TYPE_CHECKING:
-    from .vfs import FileSystem
+    from .vfs import View
 
 _NATIVE = "native"
 _CHOICES = (_NATIVE, "mfusepy", "fusepy")
@@ -30,17 +30,18 @@ class Server(Protocol):
 
 
 # Of a file system, what to call when requests are about to be answered, and the options.
-Engine = Callable[["FileSystem", Callable[[], None], MountOptions], Server]
+Engine = Callable[["View", Callable[[], None], MountOptions], Server]
 
 
 class LibfuseServer:
     """Serves a mount with a binding of libfuse."""
 
     def __init__(
-        self, binding: Binding, filesystem: FileSystem, on_start: Callable[[], None], options: MountOptions
+        self, binding: Binding, filesystem: View, on_start: Callable[[], None], options: MountOptions
     ) -> None:
         self._binding = binding
         self._options = options
+        self._names_kept = filesystem.names_kept
         self._callbacks = Callbacks(binding, filesystem, on_start, options.max_read, options.ownership)
 
     @property
@@ -48,7 +49,8 @@ class LibfuseServer:
         return self._callbacks.last_request
 
     def serve(self, mountpoint: str, fsname: str) -> None:
-        serve(self._binding, self._callbacks, mountpoint, libfuse_options(self._binding, fsname, self._options))
+        options = libfuse_options(self._binding, fsname, self._options, self._names_kept)
+        serve(self._binding, self._callbacks, mountpoint, options)
 
 
 def load_engine() -> Engine:

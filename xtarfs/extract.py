@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 
 from . import restore
 from .attributes import Owners
+from .content import Piece
 from .crew import Crew
 from .errors import DamagedError, ElsewhereError, FormatError, UsageError, XtarError
 from .format.records import BLOCK_DEVICE, CHARACTER, FILE, Record
-from .reader import Archive, Piece
+from .reader import Archive
 from .restore import Folder, Manner, Place
 from .results import ExtractOptions, ExtractResult, Ranges
 from .selection import Wanted, children, covers, select
@@ -77,12 +78,20 @@ def _survey(archive: Archive, wanted: Wanted | None) -> ExtractResult:
             stack.append(children(archive, node, below))
         elif record.type != FILE:
             result.others += 1
-        elif record.elsewhere:
+        elif not _is_at_hand(archive, node):
             result.missing.append(path)
         else:
             result.files += 1
             result.bytes += record.size
     return result
+
+
+def _is_at_hand(archive: Archive, node: Node) -> bool:
+    try:
+        archive.require_at_hand(node)
+    except ElsewhereError:
+        return False
+    return True
 
 
 _Job = tuple[Place, Node]

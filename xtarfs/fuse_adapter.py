@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import MountError
 from .guard import Guard
+from .vfs import FOREVER
 
 if TYPE_CHECKING:
-    from .vfs import Attributes, FileSystem
+    from .vfs import Attributes, View
 
 READ_OPERATIONS = (
     "getattr", "readlink", "open", "read", "statfs", "getxattr", "listxattr",
@@ -202,7 +203,7 @@ class Callbacks:
     def __init__(
         self,
         binding: Binding,
-        filesystem: FileSystem,
+        filesystem: View,
         on_init: Callable[[], None],
         max_read: int,
         ownership: Ownership,
@@ -233,7 +234,8 @@ class Callbacks:
             capable = connection.contents.capable
             # Without AUTO every listing carries attributes, not only the first part of it.
             connection.contents.want &= ~CAP_READDIRPLUS_AUTO
-            connection.contents.want |= capable & CAP_CACHE_SYMLINKS
+            if self._filesystem.names_kept == FOREVER:
+                connection.contents.want |= capable & CAP_CACHE_SYMLINKS
             connection.contents.max_read = self._max_read
             config.contents.use_ino = 1
             config.contents.readdir_ino = 1
@@ -294,6 +296,8 @@ class Callbacks:
     def opendir(self, path: bytes, file_info: Any) -> None:
         information = file_info.contents
         information.fh = next(self._handles)
+        if self._filesystem.names_kept < FOREVER:
+            return
         information.keep_cache = 1
         if hasattr(information, "cache_readdir"):
             information.cache_readdir = 1

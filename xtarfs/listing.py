@@ -60,6 +60,8 @@ def as_json(node: Node) -> dict[str, Any]:
         value = getattr(record, key)
         if value and not (record.is_dir and key in ("sha256", "method", "packed")):
             facts[key] = value
+    if record.elsewhere:
+        facts["archive"] = record.elsewhere.archive
     return facts
 
 
@@ -83,4 +85,7 @@ def info(archive: Archive) -> dict[str, Any]:
         "bytes": facts.bytes,
         "size": archive.source.size,
         "catalogue_size": facts.catalogue.size,
+        "holders": [{"id": id, "name": name, "at_hand": there} for id, name, there in archive.holders()],
+        "previous": facts.previous or None,
+        "replaces": facts.replaces,
     }

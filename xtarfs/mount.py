@@ -24,7 +24,7 @@ from .mount_options import MountOptions, parse_options, shown
 from .native.attach import fusermount
 
 if TYPE_CHECKING:
-    from .vfs import FileSystem
+    from .vfs import View
 
 FILESYSTEM_TYPE = "fuse.xtarfs"
 BUSY_RETRY = 30.0  # seconds
@@ -32,7 +32,7 @@ _DEAD = (errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNREFUSED)  # what a mount
 
 
 def mount(
-    open_filesystem: Callable[[], FileSystem],
+    open_filesystem: Callable[[], View],
     mountpoint: str,
     *,
     fsname: str,
@@ -69,7 +69,7 @@ def mount(
 
 def _run(
     engine: Engine,
-    open_filesystem: Callable[[], FileSystem],
+    open_filesystem: Callable[[], View],
     mountpoint: str,
     fsname: str,
     options: MountOptions,

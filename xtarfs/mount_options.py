@@ -11,7 +11,6 @@ from .errors import MountError
 from .fuse_adapter import Binding, Ownership, escaped
 from .text import escape
 
-FOREVER = 1_000_000_000  # seconds the kernel may keep names and attributes: an archive never changes
 MAX_READ = 1 << 20  # bytes; the kernel takes less where it cannot do as much
 
 # What fstab and mount(8) put among the options and does not concern a read-only FUSE mount.
@@ -80,18 +79,18 @@ def _set_value(parsed: MountOptions, name: str, value: str) -> None:
         parsed.log_file = os.path.abspath(value)
 
 
-def kept_seconds(options: MountOptions) -> int:
-    """How long the kernel may keep names and attributes."""
+def kept_seconds(options: MountOptions, names_kept: int) -> int:
+    """How long the kernel may keep names and attributes that stay as they are for `names_kept` seconds."""
     if options.idle_timeout:
         # Names that are in use must come back to us before the time is over, or a mount that is read
         # from the kernel's caches alone would look idle.
-        return max(1, int(options.idle_timeout / 2))
-    return FOREVER
+        return min(names_kept, max(1, int(options.idle_timeout / 2)))
+    return names_kept
 
 
-def libfuse_options(binding: Binding, fsname: str, options: MountOptions) -> dict[str, str | bool]:
-    """libfuse's own -o options for a mount that never changes; `fsname` is shown as its device."""
-    timeout = kept_seconds(options)
+def libfuse_options(binding: Binding, fsname: str, options: MountOptions, names_kept: int) -> dict[str, str | bool]:
+    """libfuse's own -o options; `fsname` is shown as the mount's device, `names_kept` is in seconds."""
+    timeout = kept_seconds(options, names_kept)
     given: dict[str, str | bool] = {
         "ro": True,
         "fsname": escaped(fsname),

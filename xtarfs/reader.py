@@ -1,72 +1,55 @@
-"""From a node and a range to verified bytes. The public way into an archive is `Archive`.
-
-No byte leaves here before the CRC-32 of its chunk has been checked. Any number of threads may read at once.
-"""
+"""The public way into an archive: its tree, and the content of its files, wherever that lies."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
-from lru import LRU
-
-from .cache import ByteCache
-from .errors import DamagedError, ElsewhereError, FormatError, NotFound, SourceError, XtarError
-from .format import chunks, codec
-from .format.chunks import Rows
-from .format.member import method_of
-from .format.records import DEFLATE, FILE, NO_COPY, STORE, Record
+from .content import Content, Piece, content_cache, merged, whole
+from .errors import DamagedError, ElsewhereError, NotFound, XtarError
+from .format.records import FILE, Record
+from .holders import Holders, identify, located
+from .opening import with_parity
+from .shelf import Shelf
 from .source import FileSource, Source
-from .stream import STRETCH, CheckpointedStream
 from .text import show
 from .tree import Node, Tree
 
 DEFAULT_CACHE = 64 << 20
-_WINDOW = 512  # rows of a chunk table that are read and kept together
-_MOST_OVERHEAD = 1024  # bytes by which packing may lengthen what does not shrink, at most
-ReadAt = Callable[[int, int], bytes]
-
-_BULK = 1 << 20  # bytes of content that a sequential pass unpacks at a time
-_MAX_UNCHUNKED = 8 << 20  # a larger member without chunks is unpacked through checkpoints instead of whole
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of a file's content that starts at `start`: the bytes, or why they cannot be had."""
-
-    start: int
-    end: int
-    data: bytes | bytearray
-    error: DamagedError | None = None
 
 
 class Archive:
     """An open archive: its tree, and the content of its files.
 
-    Paths are bytes below the root, without a leading slash; the empty path is the root.
+    Paths are bytes below the root, without a leading slash; the empty path is the root. content: of the files whose
+    members lie in this archive itself.
     """
 
-    def __init__(self, source: Source, cache_size: int = DEFAULT_CACHE, tree: Tree | None = None) -> None:
+    def __init__(
+        self, source: Source, cache_size: int = DEFAULT_CACHE, tree: Tree | None = None, others: Iterable[str] = ()
+    ) -> None:
         self.source = source
         self.tree = tree or Tree(source)
-        self._cache: ByteCache[tuple[int, int], bytes | bytearray] = ByteCache(cache_size, _weigh)
-        self._rows: LRU[tuple[int, int], Rows] = LRU(64)
-        self._streams: LRU[int, CheckpointedStream] = LRU(16)
+        self._cache = cache = content_cache(cache_size)
+        self.content = Content(source, self.tree.tables, self.tree, cache)
+        identifier = self.tree.locator.id if self.tree.locator else ""
+        shelf = Shelf(source.name, others, identify)
+        self._holders = Holders(shelf, self.tree, cache, (identifier, self.content), self._name_of)
 
     @classmethod
-    def open(cls, path: str, *, cache_size: int = DEFAULT_CACHE) -> Archive:
-        """Opens the archive at `path`. Raises SourceError, NotAnArchive."""
-        source, problem = _with_parity(FileSource(path))
+    def open(cls, path: str, *, cache_size: int = DEFAULT_CACHE, others: Iterable[str] = ()) -> Archive:
+        """Opens the archive at `path`. Raises SourceError, NotAnArchive.
+
+        others: files, or folders of them, that may hold data of its files, besides those that lie beside it.
+        """
+        source, problem = with_parity(FileSource(path))
         try:
-            archive = cls(source, cache_size)
+            archive = cls(source, cache_size, others=others)
         except XtarError as error:
             source.close()
             if isinstance(source, FileSource):
                 raise
             problem = f"parity does not suffice: {error}"
-            archive = cls(FileSource(path), cache_size)
+            archive = cls(FileSource(path), cache_size, others=others)
         except BaseException:
             source.close()
             raise
@@ -81,6 +64,7 @@ class Archive:
         self.close()
 
     def close(self) -> None:
+        self._holders.close()
         self.source.close()
 
     def cede_cache(self) -> int:
@@ -136,52 +120,22 @@ class Archive:
         SourceError if the medium fails.
         """
         node = self.data_node(node)
-        record = node.record
-        end = min(offset + size, record.size)
+        end = min(offset + size, node.record.size)
         if offset >= end:
             return b""
-        self._require_readable(node)
-        if not record.chunk:
-            return self._read_unchunked(node, offset, end)
-        first, last = offset // record.chunk, (end - 1) // record.chunk
-        skip = offset - first * record.chunk
-        if first == last:
-            data = self._chunk(node, first)
-        elif record.method == STORE:
-            data = self._stored(node, first, last)
-        else:
-            data = b"".join(self._chunk(node, number) for number in range(first, last + 1))
-        return memoryview(data)[skip : skip + end - offset]
+        return (self._holders if _is_elsewhere(node) else self.content).read(node, offset, end)
 
     def pieces(self, node: Node) -> Iterator[Piece]:
-        """A file's whole content in order, past the cache; damaged stretches come as pieces with an error."""
+        """A file's whole content in order, past the cache; damaged stretches come as pieces with an error.
+
+        Raises ElsewhereError if nothing of it is at hand.
+        """
         try:
             node = self.data_node(node)
-            self._require_readable(node)
         except DamagedError as error:
             yield Piece(0, node.record.size, b"", error)
             return
-        record = node.record
-        if not record.size:
-            return
-        step = (max(_BULK // record.chunk, 1) * record.chunk) if record.chunk else _MAX_UNCHUNKED
-        possible, end = min(self._possible_size(node), record.size), 0
-        for start in range(0, possible, step):
-            end = min(start + step, record.size)
-            try:
-                data = self._bulk(node, start, end)
-            except (DamagedError, SourceError):
-                yield from self._pieces_by_chunk(node, start, end)
-            else:
-                yield Piece(start, end, data)
-        if end < record.size:
-            yield Piece(end, record.size, b"", self._damaged(node, end, record.size))
-
-    def _possible_size(self, node: Node) -> int:
-        """The most content that what there is of a member's data can unpack to, whatever its record claims."""
-        record = node.record
-        packed = min(record.packed, self.source.size - node.base - record.data)
-        return max(packed, 1) * (codec.MAX_RATIO if record.method == DEFLATE else 1)
+        yield from (self._holders if _is_elsewhere(node) else self.content).pieces(node)
 
     def damaged_ranges(self, node: Node) -> list[tuple[int, int]]:
         """Reads the whole file and gives the half-open ranges of its content that cannot be had, merged."""
@@ -190,230 +144,41 @@ class Archive:
     def was_healed(self, node: Node) -> bool:
         """Whether any of a file's data had to be rebuilt from parity so far."""
         node = self.data_node(node)
-        return self.source.was_healed(node.base + node.record.data, node.record.packed)
+        return (self._holders if _is_elsewhere(node) else self.content).was_healed(node)
 
     def require_at_hand(self, node: Node) -> None:
-        """Raises ElsewhereError if a file's data lies in another archive or volume."""
-        record = self.data_node(node).record
-        if record.elsewhere:
-            raise ElsewhereError(f"{show(node.path)}: its data lies in archive {record.elsewhere.archive or '?'}")
+        """Raises ElsewhereError if any of a file's data lies in another archive or volume that is not there."""
+        self.members(node)
 
-    def _require_readable(self, node: Node) -> None:
-        record = node.record
-        self.require_at_hand(node)
-        if record.method not in (STORE, DEFLATE):
-            raise DamagedError(f"{show(node.path)}: cannot be read: {record.method}", whole(record))
+    def members(self, node: Node) -> list[tuple[Node, Content]]:
+        """Where a file's data lies, in order: a node for each part, and the content of the archive that holds it.
 
-    def _pieces_by_chunk(self, node: Node, start: int, end: int) -> Iterator[Piece]:
-        chunk = node.record.chunk
-        for at in range(start, end, chunk or end - start):
-            stop = min(at + chunk, end) if chunk else end
-            try:
-                yield Piece(at, stop, self._load_chunk(node, at // chunk) if chunk else self._bulk(node, at, stop))
-            except DamagedError as error:
-                yield Piece(at, stop, b"", error)
-            except SourceError as error:
-                yield Piece(at, stop, b"", DamagedError(str(error), ((at, stop),)))
+        Raises ElsewhereError where any of it is missing.
+        """
+        node = self.data_node(node)
+        if not _is_elsewhere(node):
+            return [(node, self.content)]
+        return [(span.node, content) for span, content in self._holders.members(node)]
 
-    def _bulk(self, node: Node, start: int, end: int) -> bytes | bytearray:
-        """[start, end) of the content, whole chunks, unpacked in one go. Raises DamagedError."""
-        record = node.record
-        if not record.chunk:
-            return bytes(self._read_unchunked(node, start, end, cached=False))
-        first, last = start // record.chunk, (end - 1) // record.chunk
-        read = self.source.read_at
-        rows = self._read_rows(node, first, last, node.base + record.index, read)
-        return self._unpack_rows(node, rows, first, last, read)
+    def leading(self, node: Node) -> Record:
+        """A file's record as one in another archive may have it: leading to its members, if they can be found."""
+        return self._holders.leading(node) if _is_elsewhere(node) else located(self.tree, node)
 
-    def _unpack_rows(self, node: Node, rows: Rows, first: int, last: int, read: ReadAt) -> bytes | bytearray:
-        """Chunks first..last from one stretch of packed data, each of them checked. Raises DamagedError."""
-        at, stop = chunks_at(node.record, rows, first, last)
-        packed = read(node.base + node.record.data + at, stop - at)
-        return unpack_chunks(node.record, rows, first, last, packed)
+    def file_of(self, identifier: str) -> str:
+        """The path of an archive that holds data of this one's files; empty if it is not at hand."""
+        return self._holders.file_of(identifier)
 
-    def _stored(self, node: Node, first: int, last: int) -> bytes | bytearray:
-        """Chunks of what is not packed: the kernel's cache of the archive serves them, ours would only copy."""
-        chunk = node.record.chunk
-        try:
-            return self._bulk(node, first * chunk, min((last + 1) * chunk, node.record.size))
-        except DamagedError:
-            return b"".join(self._chunk(node, number) for number in range(first, last + 1))
+    def holders(self) -> Iterator[tuple[str, str, bool]]:
+        """Identifier, name and presence of the other archives that hold data of this tree, the oldest first."""
+        for base in self.tree.locator.base if self.tree.locator else ():
+            yield base.id, base.name, self._holders.has(base.id)
 
-    def _chunk(self, node: Node, number: int) -> bytes | bytearray:
-        return self._cache.get((node.base + node.record.data, number), lambda: self._load_chunk(node, number))
-
-    def _load_chunk(self, node: Node, number: int) -> bytes | bytearray:
-        """A chunk as it lies in the archive or, where that is damaged, as parity gives it."""
-        start, end = number * node.record.chunk, min((number + 1) * node.record.chunk, node.record.size)
-        return self._heal_where_damaged(node, start, end, lambda read: self._try_chunk(node, number, read))
-
-    def _heal_where_damaged(
-        self, node: Node, start: int, end: int, load: Callable[[ReadAt], bytes | bytearray]
-    ) -> bytes | bytearray:
-        """What load(read) gives of [start, end) from the archive or, if that raises DamagedError, from parity."""
-        with suppress(DamagedError):
-            return load(self.source.read_at)
-        try:
-            data = load(self._heal_at)
-        except DamagedError:
-            raise self._damaged(node, start, end) from None
-        self.tree.report_healed(node.path, start, end)
-        return data
-
-    def _heal_at(self, offset: int, size: int) -> bytes:
-        data = self.source.heal(offset, size)
-        if data is None:
-            raise DamagedError("no parity that would suffice")
-        return data
-
-    def _try_chunk(self, node: Node, number: int, read: ReadAt) -> bytes | bytearray:
-        """A chunk by either copy of its table, by itself or, where the offset between is damaged, with a neighbour."""
-        record = node.record
-        count = chunks.chunk_count(record.size, record.chunk)
-        for table in self._tables_of(node):
-            for first, last in ((number, number), (number - 1, number), (number, number + 1)):
-                if first < 0 or last >= count:
-                    continue
-                with suppress(DamagedError):
-                    if first == last and read == self.source.read_at:
-                        rows = self._rows_for(node, number, table)
-                    else:
-                        rows = self._read_rows(node, first, last, table, read)
-                    data = self._unpack_rows(node, rows, first, last, read)
-                    start = (number - first) * record.chunk
-                    return data if first == last else data[start : start + record.chunk]
-        raise DamagedError("chunk is damaged")
-
-    def _tables_of(self, node: Node) -> list[int]:
-        """Where the copies of a file's chunk table lie."""
-        record, copies = node.record, self.tree.tables
-        beside = node.base + record.index
-        return [beside] if copies is None or record.table_copy == NO_COPY else [beside, copies + record.table_copy]
-
-    def _rows_for(self, node: Node, number: int, table: int) -> Rows:
-        """The rows around chunk `number` of the chunk table at `table`."""
-        window = number // _WINDOW
-        rows: Rows | None = self._rows.get((table, window))
-        if rows is None:
-            last = min((window + 1) * _WINDOW, chunks.chunk_count(node.record.size, node.record.chunk)) - 1
-            rows = self._rows[table, window] = self._read_rows(node, window * _WINDOW, last, table, self.source.read_at)
-        return rows
-
-    def _read_rows(self, node: Node, first: int, last: int, table: int, read: ReadAt) -> Rows:
-        record = node.record
-        method = method_of(record)
-        try:
-            return chunks.read_rows(read, table, record.size, record.packed, record.chunk, method, first, last)
-        except FormatError as error:
-            start, end = first * record.chunk, min((last + 1) * record.chunk, record.size)
-            raise DamagedError(f"{show(node.path)}: {error}", ((start, end),)) from None
-
-    def _read_unchunked(
-        self, node: Node, offset: int, end: int, *, cached: bool = True
-    ) -> bytes | bytearray | memoryview:
-        record, at = node.record, node.base + node.record.data
-        if not record.crc32 and record.method == STORE:  # as it lies in a tar: nothing vouches for any of it
-            return self._read_plain(node, offset, end)
-        if max(record.size, record.packed) <= _MAX_UNCHUNKED:
-            data = self._cache.get((at, 0), lambda: self._load_whole(node)) if cached else self._load_whole(node)
-            return memoryview(data)[offset:end]
-        stream: CheckpointedStream | None = self._streams.get(at)
-        if stream is None:
-            stream = self._streams[at] = CheckpointedStream(self.source, at, record)
-        first, last = offset // STRETCH, (end - 1) // STRETCH
-        try:
-            parts = [self._stretch(stream, at, number, cached) for number in range(first, last + 1)]
-        except DamagedError:
-            raise self._damaged(node, 0, record.size) from None
-        return memoryview(b"".join(parts) if last > first else parts[0])[
-            offset - first * STRETCH : end - first * STRETCH
-        ]
-
-    def _stretch(self, stream: CheckpointedStream, at: int, number: int, cached: bool) -> bytes | bytearray:
-        return self._cache.get((at, number), lambda: stream.load(number)) if cached else stream.load(number)
-
-    def _read_plain(self, node: Node, offset: int, end: int) -> bytes:
-        data = self.source.read_at(node.base + node.record.data + offset, end - offset)
-        if len(data) < end - offset:
-            raise self._damaged(node, offset + len(data), end)
-        return data
-
-    def _load_whole(self, node: Node) -> bytes | bytearray:
-        record, at = node.record, node.base + node.record.data
-        return self._heal_where_damaged(
-            node, 0, record.size, lambda read: unpack_whole(record, read(at, record.packed))
-        )
-
-    def _damaged(self, node: Node, start: int, end: int) -> DamagedError:
-        self.tree.report_range(node.path, start, end)
-        return DamagedError(f"{show(node.path)}: bytes {start} to {end} are damaged", ((start, end),))
+    def _name_of(self, identifier: str) -> str:
+        """What to call an archive that is missing."""
+        names = {base.id: base.name for base in self.tree.locator.base} if self.tree.locator else {}
+        name = names.get(identifier)
+        return f"{name} ({identifier[:12]})" if name else f"archive {identifier[:12]}"
 
 
-def _with_parity(source: FileSource) -> tuple[Source, str]:
-    """The source, healing if a parity file lies beside it; and what is wrong with that, if anything."""
-    if not os.path.exists(source.name + ".rec"):
-        return source, ""
-    from .align import is_stale
-    from .heal import HealingSource
-    from .parity import open_parity
-
-    try:
-        parity = open_parity(source.name)
-        if parity is None:
-            return source, ""
-        if is_stale(source, parity):
-            parity.close()
-            return source, "parity is not used: it is of another archive; 'xtar protect --force' makes it anew"
-        return HealingSource(source, parity), ""
-    except XtarError as error:
-        return source, f"parity is not used: {error}"
-
-
-def merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Half-open ranges in order, those that touch or overlap as one."""
-    joined: list[tuple[int, int]] = []
-    for start, end in sorted(ranges):
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((start, end))
-    return joined
-
-
-def _weigh(data: bytes | bytearray) -> int:
-    """Bytes of memory that cached data takes: the allocator loses about a fifth between pieces of many sizes."""
-    return len(data) + len(data) // 5
-
-
-def whole(record: Record) -> tuple[tuple[int, int], ...]:
-    return ((0, record.size),)
-
-
-def unpack_whole(record: Record, packed: bytes) -> bytes | bytearray:
-    """The content of a file of one piece, checked. Raises DamagedError."""
-    data = codec.unpack(packed, record.size) if record.method == DEFLATE else packed
-    if len(data) != record.size or codec.crc32(data) != record.crc:
-        raise DamagedError("data does not match its checksum")
-    return data
-
-
-def chunks_at(record: Record, rows: Rows, first: int, last: int) -> tuple[int, int]:
-    """Where chunks first..last begin and end in a file's packed data. Raises DamagedError if that cannot be."""
-    at, stop = rows.bounds[first - rows.first], rows.bounds[last + 1 - rows.first]
-    if not at < stop <= record.packed or stop - at > 2 * (last + 1 - first) * record.chunk + _MOST_OVERHEAD:
-        raise DamagedError("chunk table: impossible offsets")
-    return at, stop
-
-
-def unpack_chunks(record: Record, rows: Rows, first: int, last: int, packed: bytes) -> bytes | bytearray:
-    """The content of chunks first..last, each of them checked. Raises DamagedError."""
-    size = min((last + 1) * record.chunk, record.size) - first * record.chunk
-    data = packed if record.method == STORE else codec.unpack(packed, size)
-    if len(data) != size:
-        raise DamagedError("data is cut short")
-    view = memoryview(data)
-    for number in range(first, last + 1):
-        start = (number - first) * record.chunk
-        if codec.crc32(view[start : start + record.chunk]) != rows.crcs[number - rows.first]:
-            raise DamagedError("chunk does not match its checksum")
-    return data
+def _is_elsewhere(node: Node) -> bool:
+    return node.record.elsewhere is not None or bool(node.record.parts)

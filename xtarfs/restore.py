@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .attributes import Owners, drop_acls, lends_acl, set_attributes
+from .content import Piece, merged
 from .errors import DamagedError, FormatError
 from .format.records import BLOCK_DEVICE, CHARACTER, FIFO, SYMLINK, Record
-from .reader import Piece, merged
 from .results import Ranges
 from .tree import Node
 

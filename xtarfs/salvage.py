@@ -11,13 +11,15 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import islice
 
-from .errors import DamagedError, FormatError
+from .content import Piece, chunks_at, unpack_chunks, whole
+from .errors import DamagedError, ElsewhereError, FormatError
 from .format import chunks, codec, member, zip
 from .format.chunks import Rows
 from .format.records import DEFLATE, Record
-from .reader import Archive, Piece, chunks_at, unpack_chunks, whole
+from .reader import Archive
 from .remains import Remains
 from .source import Source
+from .text import show
 from .tree import Directory, Node, Tree
 
 _READ = 1 << 20
@@ -59,7 +61,9 @@ class Salvaged(Archive):
 
     def pieces(self, node: Node) -> Iterator[Piece]:
         node = self.data_node(node)
-        self._require_readable(node)
+        if node.record.elsewhere or node.record.parts:
+            raise ElsewhereError(f"{show(node.path)}: its data lies in another archive")
+        self.content.require_readable(node)
         if not node.record.size:
             return iter(())
         return _checked(_unless_all_lost(self._found(node), node.record), node.record)

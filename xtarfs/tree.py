@@ -35,13 +35,15 @@ _FIRST_MADE_UP_INO = 1 << 40
 class Node:
     """A record in its place. base: offset of the containing tar in the source; path: bytes below the root.
 
-    listing: a directory's children, where they are known without a look at the source.
+    listing: a directory's children, where they are known without a look at the source. first: where in its file's
+    content a part's begins.
     """
 
     record: Record
     base: int
     path: bytes
     listing: Directory | None = None
+    first: int = 0
 
     def child_path(self, name: bytes) -> bytes:
         return self.path + b"/" + name if self.path else name
@@ -239,7 +241,7 @@ class Tree:
 
     def _find_root(self) -> Node:
         size = self.source.size
-        self.locator = self._find_locator(size, min(size, locator.WINDOW))
+        self.locator = find_locator(self.source)
         if self.locator:
             if self.locator.xtar != structure.FORMAT:
                 version = escape(self.locator.xtar.encode())
@@ -262,12 +264,6 @@ class Tree:
             node.record = header.directory
             node.record.structure, node.record.packed = place, size
         return node
-
-    def _find_locator(self, size: int, window: int) -> Locator | None:
-        found = None
-        with suppress(SourceError):
-            found = locator.find(self.source.read_at(size - window, window), size)
-        return found or locator.find(self.source.heal(size - window, window) or b"", size)
 
     def _find_structure(self) -> Structure | None:
         """The root's structure by way of the tar headers: of an inner archive, or one that lost its locator."""
@@ -299,6 +295,16 @@ class Tree:
         node.record = self.made_up[b""].record or node.record
         if listing.ours:  # a tar made by hand has no structure to lose
             self.report(b"", "no locator and no structure of the root; listed from the members' headers")
+
+
+def find_locator(source: Source) -> Locator | None:
+    """The locator at the end of an archive, from parity if need be."""
+    size = source.size
+    window = min(size, locator.WINDOW)
+    found = None
+    with suppress(SourceError):
+        found = locator.find(source.read_at(size - window, window), size)
+    return found or locator.find(source.heal(size - window, window) or b"", size)
 
 
 def place_of(source: Source, found: tar.Member, start: int) -> Structure:

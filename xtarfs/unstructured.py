@@ -25,7 +25,13 @@ from .tree import Node, StructuredDirectory, Tree, place_of
 Location = tuple[bytes, ...]  # the names that lead to something, from the listed directory down
 
 _OWN_ROLES = (
-    tar.ROLE_INTRO + tar.ROLE_STRUCTURE + tar.ROLE_CATALOGUE + tar.ROLE_TABLES + tar.ROLE_ORIGIN + tar.ROLE_LOCATOR
+    tar.ROLE_INTRO
+    + tar.ROLE_STRUCTURE
+    + tar.ROLE_CATALOGUE
+    + tar.ROLE_TABLES
+    + tar.ROLE_ORIGIN
+    + tar.ROLE_LOCATOR
+    + tar.ROLE_SET
 )
 _NO_FILES = (b"V", b"M")  # a volume's label; the rest of a file that began in another volume
 _STREAMED_NAME = (b"-",)  # what zip calls an entry that it reads from a pipe

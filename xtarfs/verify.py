@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .check import NO_LAYOUT, Checker, Item, Problem
-from .errors import DamagedError, FormatError, XtarError
+from .content import merged, whole
+from .errors import DamagedError, ElsewhereError, FormatError, XtarError
 from .fork import Helper
 from .format import codec, locator, member, structure, tar
 from .format.locator import Locator, Place
 from .format.records import FILE, Structure
 from .format.tar import Mark
-from .reader import Archive, merged
+from .reader import Archive
 from .text import show
 from .tree import Node, StructuredDirectory
 
@@ -54,17 +55,22 @@ class VerifyResult:
     damaged: list[Damage] = field(default_factory=list)
 
 
-def verify(archive: Archive, progress: Callable[[int], None] = lambda size: None, jobs: int = 0) -> VerifyResult:
+def verify(
+    archive: Archive, progress: Callable[[int], None] = lambda size: None, jobs: int = 0, *, alone: bool = False
+) -> VerifyResult:
     """Checks a whole archive. progress(bytes of the archive done since the last call) is called as it goes.
 
     jobs: processes that share the work, 0 for one per processor. They are forked, so no other thread should be busy
-    then. Damage is in the result, sorted by path. Raises SourceError where the medium fails.
+    then. alone: files whose data lies in other archives are not read. Damage is in the result, sorted by path. Raises
+    SourceError where the medium fails.
     """
     jobs = jobs or len(os.sched_getaffinity(0))
     count = jobs if archive.source.size > _WORTH_A_FORK else 1
-    helpers = [Helper(_Verification(archive, (index, count), jobs, _no_progress).run) for index in range(1, count)]
+    helpers = [
+        Helper(_Verification(archive, (index, count), jobs, _no_progress, alone).run) for index in range(1, count)
+    ]
     try:
-        run = _Verification(archive, (0, count), jobs, _steps(progress))
+        run = _Verification(archive, (0, count), jobs, _steps(progress), alone)
         run.run()
         for helper in helpers:
             run.join(helper.result())
@@ -111,8 +117,11 @@ class _Level:
 class _Verification:
     """One run over an archive: walks it, and accounts for every place in it."""
 
-    def __init__(self, archive: Archive, share: tuple[int, int], jobs: int, progress: Callable[[int], None]) -> None:
+    def __init__(
+        self, archive: Archive, share: tuple[int, int], jobs: int, progress: Callable[[int], None], alone: bool
+    ) -> None:
         self.result = VerifyResult()
+        self._alone = alone
         self.damage: dict[bytes, Damage] = {}
         self._archive = archive
         self._tree = archive.tree
@@ -208,7 +217,11 @@ class _Verification:
                 continue
             self._count(node)
             record = node.record
-            if record.link or record.elsewhere:
+            if record.link:
+                continue
+            if record.elsewhere or record.parts:
+                if not self._alone and self._checker.is_next():
+                    self._elsewhere(node)
                 continue
             self._place(level, level.start + record.at)
             if not record.is_dir:
@@ -355,6 +368,23 @@ class _Verification:
             return
         if place.catalogue != self._catalogue or self._sha256(copy + place.catalogue, place.size) != wanted:
             self._report(node.path, (), "the copy of its structure in the catalogue is damaged")
+
+    def _elsewhere(self, node: Node) -> None:
+        """A file whose member lies in another archive: its content, as it can be read."""
+        digest, lost = hashlib.sha256(), []
+        try:
+            for piece in self._archive.pieces(node):
+                digest.update(piece.data)
+                if piece.error:
+                    lost.append((piece.start, piece.end))
+        except ElsewhereError as error:
+            self._report(node.path, whole(node.record), str(error).partition(": ")[2])
+            return
+        healed = self._tree.healed.get(node.path, set())
+        if lost or healed:
+            self._report(node.path, tuple(merged({*lost, *healed})), "its data is damaged", not lost)
+        elif digest.hexdigest() != node.record.sha256:
+            self._report(node.path, whole(node.record), "its content has another checksum than it was given")
 
     # -- archives without structure --------------------------------------------------------------------------
 

@@ -10,13 +10,14 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 from lru import LRU
 
+from .content import merged
 from .errors import NotADirectory, NotFound, XtarError
 from .format.records import FILE, SYMLINK, Record
-from .reader import Archive, merged
+from .reader import Archive
 from .text import path_fields
 from .tree import Node
 
@@ -24,7 +25,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _BLOCK = 4096
-_NAME_MAX = 255
+NAME_MAX = 255
+FOREVER = 1_000_000_000  # seconds that the kernel may keep what it knows of an archive: that never changes
 _CACHED_PATHS = 4096
 _OWN_XATTRS = b"user.xtar."
 _MAX_REPORT = 200  # entries of the damage report: Linux takes no attribute over 64 KiB
@@ -77,8 +79,25 @@ def _attributes(record: Record) -> Attributes:
     )
 
 
+class View(Protocol):
+    """What can be mounted. names_kept: seconds that the kernel may keep names and attributes."""
+
+    names_kept: int
+
+    def getattr(self, path: bytes) -> Attributes: ...
+    def readdir(self, path: bytes, start: int = 0) -> Iterator[tuple[bytes, Attributes]]: ...
+    def readlink(self, path: bytes) -> bytes: ...
+    def read(self, path: bytes, size: int, offset: int) -> bytes | bytearray | memoryview: ...
+    def listxattr(self, path: bytes) -> list[bytes]: ...
+    def getxattr(self, path: bytes, name: bytes) -> bytes: ...
+    def statfs(self) -> dict[str, int]: ...
+    def close(self) -> None: ...
+
+
 class FileSystem:
     """A read-only view of an open archive. Paths are absolute bytes, `b"/"` the root."""
+
+    names_kept = FOREVER
 
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
@@ -139,7 +158,7 @@ class FileSystem:
             "f_files": files,
             "f_ffree": 0,
             "f_favail": 0,
-            "f_namemax": _NAME_MAX,
+            "f_namemax": NAME_MAX,
         }
 
     def _node(self, path: bytes) -> Node:
@@ -151,7 +170,7 @@ class FileSystem:
             else:
                 found = self.archive.tree.directory(self._node(folder or b"/")).get(name)
                 if found is None:
-                    if len(name) > _NAME_MAX:
+                    if len(name) > NAME_MAX:
                         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
                     raise NotFound(path.decode("utf-8", "replace"))
                 node = found
@@ -184,6 +203,7 @@ class FileSystem:
             "packed_size": str(record.packed),
             "method": record.method,
             "chunk_size": str(record.chunk),
+            "archive": record.elsewhere.archive if record.elsewhere else "",
         }
         return values[name].encode() if values.get(name) else None
 

@@ -11,10 +11,10 @@ import msgspec
 
 from ..errors import FormatError
 from . import tar
-from .records import Structure
+from .records import Count, Identifier, Structure
 from .structure import HEAD_SIZE, block_length, pack_block, unpack_block
 
-WINDOW = 8 << 10  # the locator lies whole within this many bytes of the end
+WINDOW = 64 << 10  # the locator lies whole within this many bytes of the end
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -25,10 +25,35 @@ class Place(msgspec.Struct, frozen=True):
     crc32: str
 
 
+class Base(msgspec.Struct, frozen=True):
+    """An archive that holds data of this one's tree: its identifier, and the name that its file had."""
+
+    id: Identifier
+    name: str
+
+
+class VolumeSet(msgspec.Struct, frozen=True):
+    """What makes an archive a volume, number `number` (from 1) of `count`, of the set `id`.
+
+    The set's catalogue holds a block with the identifiers of all volumes, [0, head) of its data, and the structure
+    files of the whole tree behind it, in which every record leads to the volume that holds the file. root:
+    the root's there, its `at` unused; `id` is the SHA-256 of that structure file.
+    """
+
+    id: Identifier
+    number: Count
+    count: Count
+    catalogue: Place
+    head: Count
+    root: Structure
+
+
 class Locator(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Offsets from the archive's start. id: SHA-256 of the root's structure file, the archive's identifier.
 
-    at: where the locator's own tar header lies. base, volume and volumes are reserved for chains and volumes.
+    at: where the locator's own tar header lies. base: the archives that hold data of the tree, the oldest first;
+    previous: the one that the source was compared with. replaces: identifiers of archives whose members, as far as
+    this tree still has them, were copied into this one.
     """
 
     xtar: str
@@ -45,9 +70,10 @@ class Locator(msgspec.Struct, omit_defaults=True, kw_only=True):
     directories: int
     others: int
     bytes: int
-    base: list[str] = []
-    volume: int = 0
-    volumes: int = 0
+    base: list[Base] = []
+    previous: str = ""
+    replaces: list[Identifier] = []
+    set: VolumeSet | None = None
 
 
 class Origin(msgspec.Struct, kw_only=True):

@@ -18,6 +18,7 @@ FILE_SUFFIX, DIRECTORY_SUFFIX = b".zip", b".xtar"
 INTRO_NAME, STRUCTURE_NAME = b"HOW-TO-RESTORE.txt", b"structure.jsonl.gz"
 CATALOGUE_NAME, TABLES_NAME = b"catalogue.jsonl.gz", b"chunk-tables.bin"
 ORIGIN_NAME, LOCATOR_NAME = b"origin.jsonl.gz", b"locator.json.gz"
+SET_NAME = b"set-catalogue.jsonl.gz"
 SELF_NAME = b"./"
 
 _NATIVE_TYPES = {

@@ -38,6 +38,7 @@ Number32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Mode = Annotated[str, Meta(max_length=4)]  # digits are checked when used: patterns take as long as all the rest
 Time = Annotated[str, Meta(max_length=32)]
 Crc32 = Annotated[str, Meta(max_length=8)]
+Identifier = Annotated[str, Meta(min_length=64, max_length=64)]
 Tag = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}\Z")]
 _BASE64 = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?\Z"
 Base64 = Annotated[str, Meta(pattern="^" + _BASE64)]
@@ -58,12 +59,38 @@ class Structure(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Elsewhere(msgspec.Struct, omit_defaults=True, frozen=True):
-    """The archive or volume that holds the data, where it is not the one at hand. Reserved for chains and volumes."""
+    """The archive that holds a file's data, by identifier, where it is not the one that holds the record.
 
-    archive: str = ""
-    volume: int = 0
-    path: str = ""
-    path_b64: str = ""
+    The record's `at`, `data` and `index` count from that archive's first byte then, its `table_copy` from that
+    archive's chunk tables. former: the file's path before it was last renamed, if that was since: an archive that
+    replaces the holder may have the file there.
+    """
+
+    archive: Identifier
+    former: str = ""
+    former_b64: Base64 = ""
+
+    @property
+    def raw_former(self) -> bytes:
+        return from_text(self.former, self.former_b64)
+
+
+class Part(msgspec.Struct, omit_defaults=True, frozen=True):
+    """A stretch of a file that was cut at a chunk boundary: a member of its own in the archive `archive`.
+
+    Its places count as in a record with `elsewhere`. size: bytes of content; the parts' content follows one another.
+    packed: as its zip has it; where further parts follow and it is deflated, the last two bytes only end the stream.
+    """
+
+    archive: Identifier
+    size: Count
+    at: Count
+    data: Count
+    packed: Count
+    index: Count = 0
+    table_copy: Count = 0
+    crc32: Crc32 = ""
+    packed_crc32: Crc32 = ""
 
 
 class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -107,6 +134,7 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
     files: Count = 0
     total: Count = 0
     elsewhere: Elsewhere | None = None
+    parts: tuple[Part, ...] = ()
 
     @property
     def raw_name(self) -> bytes:
@@ -182,6 +210,12 @@ class Index(msgspec.Struct):
     blocks: Annotated[list[BlockStart], Meta(min_length=1)]
 
 
+def holders_of(record: Record) -> set[str]:
+    """Identifiers of the other archives that hold a file's data; none: it lies in the archive that has the record."""
+    found = {part.archive for part in record.parts}
+    return found | {record.elsewhere.archive} if record.elsewhere else found
+
+
 def to_text(raw: bytes) -> tuple[str, str]:
     """A name as JSON can hold it: text and, where the bytes are not UTF-8, their base64; else an empty string."""
     try:
@@ -218,25 +252,28 @@ def to_line(record: Record | Header | Index) -> bytes:
     return _encoder.encode(record) + b"\n"
 
 
-def parse_records(lines: bytes) -> list[Record]:
-    """The records of newline-ended lines. Raises FormatError for anything that is not one."""
+def parse_records(lines: bytes, *, placed: bool = True) -> list[Record]:
+    """The records of newline-ended lines. placed: in an archive, where a directory's tar must lie somewhere.
+
+    Raises FormatError for anything that is not one.
+    """
     try:
         records = _record_decoder.decode_lines(lines)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise FormatError(f"structure record: {error}") from None
     for record in records:
-        check(record)
+        check(record, placed=placed)
     return records
 
 
-def check(record: Record) -> None:
+def check(record: Record, *, placed: bool = True) -> None:
     """Refuses what no reader may act on: a name that leads elsewhere, a negative place, an unknown type."""
     name = record.name if not record.name_b64 else record.raw_name.decode("latin-1")
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise FormatError(f"structure record: {record.name!r} is not a name")
     if record.type not in TYPE_BITS or record.chunk % MIN_CHUNK or b"\0" in record.raw_target:
         raise FormatError(f"structure record of {record.name!r}: impossible values")
-    if record.type == DIRECTORY and not record.data:
+    if placed and record.type == DIRECTORY and not record.data:
         raise FormatError(f"structure record of {record.name!r}: a directory that would hold itself")
 
 

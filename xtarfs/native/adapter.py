@@ -18,7 +18,7 @@ from .attach import attach, detach
 from .packed import packed
 
 if TYPE_CHECKING:
-    from ..vfs import Attributes, FileSystem
+    from ..vfs import Attributes, View
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def _answer(method: Callable[Concatenate[Answers, P], T]) -> Callable[Concatenat
 class Answers:
     """What the loop asks. Paths are absolute bytes; every method returns its answer or an errno."""
 
-    def __init__(self, filesystem: FileSystem) -> None:
+    def __init__(self, filesystem: View) -> None:
         self.guard = Guard()
         self._filesystem = filesystem
         self._listings: LRU[tuple[bytes, int], Iterator[tuple[bytes, Attributes]]] = LRU(_OPEN_LISTINGS)
@@ -101,7 +101,7 @@ def _numbers(attributes: Attributes) -> Numbers:
 class NativeServer:
     """Serves a mount with the compiled loop, which must be importable."""
 
-    def __init__(self, filesystem: FileSystem, on_start: Callable[[], None], options: MountOptions) -> None:
+    def __init__(self, filesystem: View, on_start: Callable[[], None], options: MountOptions) -> None:
         from . import loop
 
         self._loop = loop
@@ -148,7 +148,7 @@ class NativeServer:
             root=place.root if place else None,
             catalogue=place.catalogue if place else 0,
             cache=self._filesystem.archive.cede_cache() if place else 0,
-            timeout=kept_seconds(self._options),
+            timeout=kept_seconds(self._options, self._filesystem.names_kept),
             uid=-1 if uid is None else uid,
             gid=-1 if gid is None else gid,
             umask=umask,

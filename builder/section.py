@@ -1,0 +1,43 @@
+"""The structure of one directory as it grows, child by child."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from xtarfs.format import codec
+from xtarfs.format.records import FILE, Header, Record, to_text
+from xtarfs.format.structure import FORMAT, Writer
+
+
+@dataclass(slots=True)
+class Section:
+    """A directory's record, which counts what is below it, and the records of its children. path: below the root."""
+
+    record: Record
+    path: bytes
+    lines: Writer = field(default_factory=Writer, init=False)
+    children: int = field(default=0, init=False)
+    subdirectories: int = field(default=0, init=False)
+
+    def add(self, record: Record) -> None:
+        """One more child, in ascending order of the bytes of their names."""
+        self.lines.add(record)
+        self.children += 1
+        if record.is_dir:
+            self.subdirectories += 1
+            self.record.files += record.files
+            self.record.total += record.total
+        elif record.type == FILE:
+            self.record.files += 1
+            self.record.total += record.size
+
+    def finish(self, tag: bytes) -> tuple[bytes, int]:
+        """The structure file, whose digest the record gets; and the length of the index that ends it, 0 without."""
+        self.record.nlink = 2 + self.subdirectories
+        path, encoded = to_text(self.path)
+        header = Header(
+            xtar=FORMAT, tag=tag.hex(), path=path, path_b64=encoded, children=self.children, directory=self.record
+        )
+        data, index = self.lines.finish(header)
+        self.record.sha256 = codec.sha256(data).hex()
+        return data, index
