@@ -6,7 +6,7 @@ import os
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, nlargest
 from itertools import islice
@@ -123,21 +123,19 @@ class Activity:
             size=self._size(rows),
             folders=main_folders(folders, _MOST_FOLDERS, _LEAST_SHARE),
             kinds=sorted(named, key=lambda kind: (-kind[1], kind[0]))[:_MOST_KINDS],
-            top=[
-                ChangedFile(changes.path(row), changes.sizes[row], changes.times[row])
-                for row in self._largest(rows, top)
-            ],
+            top=self._largest(rows, top),
         )
 
-    def _largest(self, rows: array[int], most: int) -> list[int]:
-        """The rows with the most bytes, of those with as many the newest; `rows` are sorted by time."""
+    def _largest(self, rows: array[int], most: int) -> list[ChangedFile]:
+        """The files with the most bytes, of those with as many the newest; `rows` are sorted by time."""
         if not most:
             return []
-        sizes = self._changes.sizes
+        changes, sizes = self._changes, self._changes.sizes
         least = nlargest(most, map(sizes.__getitem__, rows))[-1]
         larger = [row for row in rows if sizes[row] > least]
         equal = islice((row for row in reversed(rows) if sizes[row] == least), most - len(larger))
-        return sorted((*reversed(larger), *equal), key=sizes.__getitem__, reverse=True)
+        files = [ChangedFile(changes.path(row), sizes[row], changes.times[row]) for row in (*larger, *equal)]
+        return sorted(files, key=lambda file: (-file.size, -file.time, file.path))
 
 
 SORT_KEYS: dict[str, Callable[[Activity, int], int]] = {
@@ -148,15 +146,6 @@ SORT_KEYS: dict[str, Callable[[Activity, int], int]] = {
     "length": lambda activity, number: activity.begin(number) - activity.end(number),
 }
 """What groups can be sorted by: `time` is newest first, the others than `oldest` are largest first."""
-
-
-def group_changes(changes: Iterable[tuple[int, int, bytes]], radius: int = HOUR) -> list[Group]:
-    """Groups, the newest first, of (nanoseconds since 1970, bytes, path): for changes few enough to hold."""
-    columns = Changes()
-    for time, size, path in changes:
-        folder, _, name = path.rpartition(b"/")
-        columns.add(folder, [os.fsdecode(name)], [time], [size])
-    return list(Activity(columns, radius).groups())
 
 
 def main_folders(weights: Mapping[bytes, int], most: int, share: float) -> list[tuple[bytes, int]]:

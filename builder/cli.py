@@ -14,6 +14,7 @@ from .activity_commands import add_activity
 from .chain_commands import add_merge, add_prune
 from .exclusions import add_exclude_options, exclude_patterns, read_list
 from .struct_commands import add_struct
+from .volume_options import add_volume_options
 
 if TYPE_CHECKING:
     from xtarfs.recover import RecoverResult
@@ -45,6 +46,7 @@ def _add_build(commands: Commands) -> None:
     how.add_argument("--jobs", metavar="N", type=int, default=0, help="worker threads, default one a processor")
     how.add_argument("--redundancy", metavar="PERCENT", help="write a parity file beside it, as 'xtar protect' does")
     how.add_argument("--work-dir", metavar="DIR", default="", help="where temporary data goes (default: $TMPDIR)")
+    add_volume_options(parser)
     parser.set_defaults(command=_build)
 
 
@@ -54,12 +56,15 @@ def _build(arguments: argparse.Namespace) -> int:
     from xtarfs.parity_commands import parse_percent, protect_archive
 
     from .build import build, survey
+    from .volume_options import check_volumes, tell_volumes
+    from .volumes import build_volumes
 
     if arguments.output == "-":
         raise UsageError("-o -: an archive cannot be written to a pipe, because sizes are patched in; give a file name")
     options = _options(arguments)
     if arguments.redundancy is not None and not 1 <= parse_percent(arguments.redundancy) <= 100:
         raise UsageError(f"--redundancy {arguments.redundancy}: must be between 1 and 100")
+    volume_size = check_volumes(arguments)
     if arguments.dry_run:
         census, result = survey(arguments.directory, options, arguments.output)
         result.files, result.directories, result.others = census.files, census.directories, census.others
@@ -67,10 +72,17 @@ def _build(arguments: argparse.Namespace) -> int:
         _tell(result, f"{arguments.directory}: would store")
         return PARTLY if result.problems else DONE
     with progress("xtar build") as advance:
-        result = build(arguments.directory, arguments.output, options, advance)
+        if volume_size:
+            result, paths = build_volumes(
+                arguments.directory, arguments.output, options, volume_size, arguments.spare_volumes, advance
+            )
+        else:
+            result, paths = build(arguments.directory, arguments.output, options, advance), [arguments.output]
     _tell(result, f"{arguments.output}: stored")
-    if arguments.redundancy is not None:
-        protect_archive(arguments.output, arguments.redundancy, arguments.force)
+    if volume_size:
+        tell_volumes(paths, arguments.spare_volumes)
+    for path in paths if arguments.redundancy is not None else ():
+        protect_archive(path, arguments.redundancy, arguments.force)
     return PARTLY if result.problems else DONE
 
 

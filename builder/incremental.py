@@ -82,16 +82,15 @@ class PreviousCopy:
         self._archive = archive = _open(path)
         try:
             facts = _locator(archive)
-            name, _ = to_text(os.fsencode(os.path.basename(path)))
-            self.identifier = facts.id
-            self._holders = [*facts.base, Base(facts.id, name)]
+            self.identifier = archive.tree.identifier
+            self._holders = [*facts.base, *archive.tree.holders]
             _require_room(self._holders)
         except BaseException:
             archive.close()
             raise
         self._checksum = checksum
         self._gone = gone
-        self._identities = Identities(archive.source, facts.origin)
+        self._identities = Identities(*(archive.tree.origin or (archive.source, facts.origin)))
         self._inodes = InodeTable(archive, self._identities, work_dir)
         self._cursors: list[_Cursor] = []
 

@@ -10,26 +10,37 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import IO
 
+import msgspec
+
 import xtarfs
 from xtarfs.format import codec, intro, locator, member, tar
 from xtarfs.format.locator import Base, Locator, Place, VolumeSet
-from xtarfs.format.records import Record, Structure
+from xtarfs.format.records import Record, Structure, to_line, to_text
 from xtarfs.format.structure import FORMAT
 from xtarfs.format.tar import Mark
 
-from .output import Output
+from .output import Sink
 from .section import Section
 
 
 @dataclass(slots=True)
 class _Directory(Section):
-    """A directory whose tar is being written. head_at, start: offsets in the output of its header and its tar."""
+    """A directory whose tar is being written. head_at, start: offsets in the output of its header and its tar.
+
+    above: the most bytes that it takes to end those that it lies in.
+    """
 
     name: bytes
     names: Container[bytes]
     mark: Mark
     head_at: int
     start: int
+    above: int
+
+    def left_at_most(self, text: int) -> int:
+        """The most bytes that its end takes, that of its copy in the catalogue too, with `text` more of records."""
+        structure = self.lines.at_most(header_at_most(self.record, self.path) + text)
+        return 2 * structure + 2 * tar.BLOCK + len(tar.END)
 
 
 class Layout:
@@ -41,7 +52,7 @@ class Layout:
 
     _root: _Directory
 
-    def __init__(self, out: Output, tag: bytes, work_dir: str) -> None:
+    def __init__(self, out: Sink, tag: bytes, work_dir: str) -> None:
         self.out = out
         self._tag = tag
         self._catalogue: IO[bytes] = tempfile.TemporaryFile(dir=work_dir)  # noqa: SIM115
@@ -87,7 +98,8 @@ class Layout:
             self.out.write(member.directory_head(record, name, self.mark(tar.ROLE_DIRECTORY)))
         mark = Mark(self._tag, record.ino, tar.ROLE_SELF)
         start = self.out.position
-        self._stack.append(_Directory(record, path, name, names, mark, head_at, start))
+        above = self._stack[-1].above + self._stack[-1].left_at_most(line_at_most(record)) if self._stack else 0
+        self._stack.append(_Directory(record, path, name, names, mark, head_at, start, above))
         if root:
             self._root = self._stack[0]
             at = self._own_member(member.INTRO_NAME, intro.TEXT, tar.ROLE_INTRO, self._root)
@@ -150,6 +162,12 @@ class Layout:
         self.out.write(bytes(tar.padding(len(data))))
         return at
 
+    def left_at_most(self, text: int, table: int) -> int:
+        """The most bytes that leaving all directories takes if records of `text` bytes and a chunk table come first."""
+        directory = self._stack[-1]
+        own_members = 4 * tar.BLOCK + self._catalogue.tell() + self._tables.tell() + table
+        return directory.above + directory.left_at_most(text) + own_members
+
     # -- behind the root's structure -------------------------------------------------------------------------
 
     def append(self, name: bytes, spool: IO[bytes], role: bytes) -> Place:
@@ -209,6 +227,20 @@ def surround(record: Record, path: bytes, name: bytes, mark: Mark, table: bytes)
     record.data = len(around.head)
     record.index = record.data + record.packed + around.table if table else 0
     return around
+
+
+# Bytes by which a record's line grows at most, once places, counts and digests are known.
+_GROWTH, _DIRECTORY_GROWTH = 100, 350
+
+
+def line_at_most(record: Record) -> int:
+    """The longest that a record's line can be, whatever its places become."""
+    return len(to_line(record)) + (_DIRECTORY_GROWTH if record.is_dir else _GROWTH)
+
+
+def header_at_most(record: Record, path: bytes) -> int:
+    """The longest that the Header of a directory's structure file can be."""
+    return len(to_line(record)) + len(msgspec.json.encode(to_text(path))) + 2 * _GROWTH
 
 
 def _as(mark: Mark, role: bytes) -> Mark:

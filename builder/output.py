@@ -3,12 +3,57 @@
 from __future__ import annotations
 
 import os
-from typing import IO
+from typing import IO, Protocol
 
 from xtarfs.draft import Draft
 from xtarfs.format import codec
+from xtarfs.source import Readable
 
 _BUFFER = 1 << 20
+
+
+class Sink(Protocol):
+    """What an archive is written to: a file, or what only measures how long that would become."""
+
+    @property
+    def position(self) -> int: ...
+
+    def write(self, data: bytes | memoryview) -> None: ...
+
+    def patch(self, at: int, data: bytes) -> None:
+        """Overwrites bytes that were written before."""
+
+    def rewind(self, at: int) -> None:
+        """Takes back everything from `at` on."""
+
+    def append_from(self, spool: IO[bytes]) -> int:
+        """Copies a temporary file from its start; gives the CRC-32 of what was copied."""
+
+    def copy(self, source: Readable, at: int, size: int) -> None:
+        """Appends [at, at + size) of `source`."""
+
+
+class Measure:
+    """A Sink that keeps nothing: it tells how long the archive becomes. CRC-32s are left at 0."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.position += len(data)
+
+    def patch(self, at: int, data: bytes) -> None:
+        pass
+
+    def rewind(self, at: int) -> None:
+        self.position = at
+
+    def append_from(self, spool: IO[bytes]) -> int:
+        self.position += spool.seek(0, os.SEEK_END)
+        return 0
+
+    def copy(self, source: Readable, at: int, size: int) -> None:
+        self.position += size
 
 
 class Output(Draft):
@@ -62,6 +107,15 @@ class Output(Draft):
         """A path at which what was written so far can be read, before it has its name."""
         self._flush()
         return f"/proc/self/fd/{self._fd}"
+
+    def copy(self, source: Readable, at: int, size: int) -> None:
+        for start in range(at, at + size, _BUFFER):
+            self.write(source.read_at(start, min(_BUFFER, at + size - start)))
+
+    def settle(self) -> None:
+        self._flush()
+        self.size = self._flushed
+        super().settle()
 
     def commit(self, like: os.stat_result | None = None) -> None:
         """Makes the archive durable and gives it its name."""

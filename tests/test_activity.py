@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder import folder_changes as walk
-from builder.activity import Activity, Group, group_changes, main_folders
+from builder.activity import HOUR, Activity, Group, main_folders
 from builder.archive_changes import archive_changes
 from builder.build import Options, build
 from builder.changes import Changes
@@ -34,6 +35,15 @@ Rows = Counter[tuple[int, int, bytes]]
 
 def rows(changes: Changes) -> Rows:
     return Counter((changes.times[row], changes.sizes[row], changes.path(row)) for row in range(len(changes)))
+
+
+def group_changes(changes: Iterable[tuple[int, int, bytes]], radius: int = HOUR) -> list[Group]:
+    """Groups, the newest first, of (nanoseconds since 1970, bytes, path)."""
+    columns = Changes()
+    for time, size, path in changes:
+        folder, _, name = path.rpartition(b"/")
+        columns.add(folder, [os.fsdecode(name)], [time], [size])
+    return list(Activity(columns, radius).groups())
 
 
 def find(root: Path, time: str) -> Rows:
@@ -328,6 +338,22 @@ def test_json_of_a_folder_and_of_its_archive(history: Path, capsys: pytest.Captu
     archive = history.with_suffix(".xtar")
     build(str(history), str(archive), Options())
     assert activity(capsys, archive)["groups"] == groups
+
+
+@pytest.mark.parametrize("by", ["mtime", "ctime"])
+def test_an_incremental_copy_tells_of_the_whole_tree(
+    history: Path, capsys: pytest.CaptureFixture[str], by: str
+) -> None:
+    first, second = history.with_name("first.xtar"), history.with_name("second.xtar")
+    assert main(["build", str(history), "-o", str(first)]) == 0
+    trees.write(history / "code" / "new.py", b"new", mtime_ns=(NOW + 10) * SECOND)
+    os.rename(history / "old", history / "photos" / "old")
+    assert main(["build", str(history), "--base", str(first), "-o", str(second)]) == 0
+    first.unlink()
+    capsys.readouterr()
+    document = activity(capsys, second, "--by", by)
+    assert document["files"] == 8
+    assert document["groups"] == activity(capsys, history, "--by", by)["groups"]
 
 
 def test_the_gap_may_be_as_long_as_the_radius(history: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,10 @@ ROOT = Path(__file__).parent.parent
 
 # A module may import those of its own line and of the lines below it.
 ORDER = (
-    ("cli",),
+    ("cli", "volume_arguments"),
     ("parity_commands",),
-    ("recover", "mount", "extract", "verify", "diff", "listing", "repair", "apply"),
+    ("verify_set", "salvage_set"),
+    ("recover", "mount", "extract", "verify", "diff", "listing", "repair", "repair_set", "apply"),
     ("engine",),
     ("native",),
     ("relink",),
@@ -26,15 +27,16 @@ ORDER = (
     ("history",),
     ("vfs",),
     ("reader",),
-    ("holders",),
+    ("holders", "sets"),
     ("content",),
     ("unstructured", "stream", "copies"),
     ("tree", "foreign"),
     ("opening",),
     ("heal",),
     ("align",),
+    ("spare",),
     ("parity",),
-    ("source", "cache", "draft", "shards", "shelf", "structure_file"),
+    ("source", "cache", "draft", "shards", "shelf", "structure_file", "volume_names"),
     ("format", "text", "guard"),
     ("errors",),
 )

@@ -44,6 +44,9 @@ class Patient(Source):
         skip = offset - sectors[0] * _SECTOR
         return data[skip : skip + size]
 
+    def heal(self, offset: int, size: int) -> bytes | None:
+        return self._source.heal(offset, size)
+
     @property
     def unreadable(self) -> int:
         """Bytes that the medium did not give so far."""

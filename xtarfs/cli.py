@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .console import DONE, PARTLY, Commands, Parser, complain, progress, run
@@ -51,10 +51,10 @@ def main(
     return run(lambda: arguments.command(arguments))
 
 
-def _open(path: str, others: Iterable[str] = (), cache_size: int = 16 << 20) -> Archive:
+def _open(path: str, others: Iterable[str] = (), cache_size: int = 16 << 20, alone: bool = False) -> Archive:
     from .reader import Archive
 
-    archive = Archive.open(path, cache_size=cache_size, others=others)
+    archive = Archive.open(path, cache_size=cache_size, others=others, alone=alone)
     for where, what in archive.tree.damage:
         complain(f"warning: {path}: {what}" + (f" (in {os.fsdecode(where)})" if where else ""))
     return archive
@@ -63,6 +63,18 @@ def _open(path: str, others: Iterable[str] = (), cache_size: int = 16 << 20) -> 
 def _exit_code(archive: Archive) -> int:
     """1 if reading has met damage."""
     return PARTLY if archive.tree.damage or archive.tree.ranges else DONE
+
+
+def _take_volumes(arguments: argparse.Namespace, words: list[str], most: int) -> list[str]:
+    """What is left of `words` when the further volumes at their begin are taken; at most so many."""
+    from .errors import UsageError
+    from .volume_arguments import take_volumes
+
+    words = words.copy()
+    arguments.others = [*take_volumes(arguments.archive, words), *arguments.others]
+    if len(words) > most:
+        raise UsageError(f"{words[0]}: is no volume of the set of {arguments.archive}")
+    return words
 
 
 def _raw(path: str) -> bytes:
@@ -79,6 +91,9 @@ def _archive_argument(parser: Parser) -> None:
         default=[],
         help="an archive that holds data of this one, or a folder of such, if they do not lie beside it",
     )
+    parser.add_argument(
+        "--alone", action="store_true", help="of a volume, only what it holds itself, not its whole set"
+    )
 
 
 # -- list, cat, info -------------------------------------------------------------------------------------------
@@ -87,7 +102,7 @@ def _archive_argument(parser: Parser) -> None:
 def _add_list(commands: Commands) -> None:
     parser = commands.add_parser("list", help="list what an archive holds")
     _archive_argument(parser)
-    parser.add_argument("path", metavar="PATH", nargs="?", default="", help="a path inside (default: the root)")
+    parser.add_argument("paths", metavar="PATH", nargs="*", help="a path inside (default: the root)")
     parser.add_argument("-l", "--long", action="store_true", help="type, mode, links, owner, size and time as well")
     parser.add_argument("-R", "--recursive", action="store_true", help="everything below PATH")
     parser.add_argument("-0", "--null", action="store_true", help="names as they are, each ended by a NUL byte")
@@ -99,8 +114,9 @@ def _list(arguments: argparse.Namespace) -> int:
     from .console import print_json_list
     from .listing import as_json, long_line, selected
 
-    with _open(arguments.archive, arguments.others) as archive:
-        nodes = selected(archive, _raw(arguments.path), arguments.recursive)
+    path = "".join(_take_volumes(arguments, arguments.paths, most=1))
+    with _open(arguments.archive, arguments.others, alone=arguments.alone) as archive:
+        nodes = selected(archive, _raw(path), arguments.recursive)
         if arguments.json:
             print_json_list("entries", map(as_json, nodes))
         elif arguments.null:
@@ -122,7 +138,7 @@ def _add_cat(commands: Commands) -> None:
 def _cat(arguments: argparse.Namespace) -> int:
     from .errors import UsageError
 
-    with _open(arguments.archive, arguments.others) as archive:
+    with _open(arguments.archive, arguments.others, alone=arguments.alone) as archive:
         node = archive.lookup(_raw(arguments.path))
         if node.record.type != "file":
             raise UsageError(f"{arguments.path}: is a {node.record.type}, not a file")
@@ -148,14 +164,16 @@ def _info(arguments: argparse.Namespace) -> int:
     from .console import human_size, print_json
     from .listing import info
 
-    with _open(arguments.archive, arguments.others) as archive:
+    with _open(arguments.archive, arguments.others, alone=arguments.alone) as archive:
         facts = info(archive)
         if arguments.json:
             print_json(facts)
             return _exit_code(archive)
         for key, value in facts.items():
-            if isinstance(value, list):
+            if isinstance(value, list) or (key == "set" and value is None):
                 continue
+            if key == "set":
+                value = f"volume {value['number']} of {value['count']}, identifier {value['id']}"
             if key == "created" and value is not None:
                 value = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(value))
             elif key in ("bytes", "size", "catalogue_size"):
@@ -199,23 +217,26 @@ def _extract(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
         on_damage=arguments.on_damage,
     )
+    paths = _take_volumes(arguments, arguments.paths, most=len(arguments.paths))
     with ExitStack() as stack:
-        archive = stack.enter_context(_open(arguments.archive, arguments.others))
+        archive = stack.enter_context(_open(arguments.archive, arguments.others, alone=arguments.alone))
         advance = stack.enter_context(progress("xtar extract", _content_size(archive)))
-        result = extract(archive, arguments.directory, [_raw(path) for path in arguments.paths], options, advance)
-    _tell_lost(result)
+        result = extract(archive, arguments.directory, [_raw(path) for path in paths], options, advance)
+        _tell_lost(archive, result)
     verb = "would extract" if arguments.dry_run else "extracted"
     counts = f"{result.files} files, {result.directories} folders, {result.others} others"
     print(f"{arguments.directory}: {verb} {counts}, {human_size(result.bytes)}")
     return DONE if result.complete else PARTLY
 
 
-def _tell_lost(result: ExtractResult) -> None:
+def _tell_lost(archive: Archive, result: ExtractResult) -> None:
     """A line for each thing that is not as it was stored; of long lists the beginning, and how many more."""
     for path, ranges in result.damaged:
         complain(f"{show(path)}: damaged{_ranges(ranges)}")
-    for path in result.missing:
-        complain(f"{show(path)}: its data lies in another archive, which is not at hand; name it by --with")
+    for path in result.missing[:_MAX_LINES]:
+        complain(f"{_why_missing(archive, path)}; name it by --with")
+    if len(result.missing) > _MAX_LINES:
+        complain(f"... and {len(result.missing) - _MAX_LINES} more whose data is not at hand")
     for path, reason in result.failed:
         complain(f"{show(path)}: {reason}")
     for path in result.kept[:_MAX_LINES]:
@@ -227,13 +248,25 @@ def _tell_lost(result: ExtractResult) -> None:
         complain(f"... and {more} more that were kept or could not be set")
 
 
+def _why_missing(archive: Archive, path: bytes) -> str:
+    """Which archive, or volume, a file's data lies in that is not at hand."""
+    from .errors import XtarError
+
+    try:
+        archive.require_at_hand(archive.lookup(path))
+    except XtarError as error:
+        return str(error)
+    return f"{show(path)}: its data lies in another archive, which was not at hand"
+
+
 def _content_size(archive: Archive) -> int:
-    return archive.tree.locator.bytes if archive.tree.locator else 0
+    return archive.tree.content_size
 
 
 def _add_verify(commands: Commands) -> None:
     parser = commands.add_parser("verify", help="read and check every byte of an archive")
     _archive_argument(parser)
+    parser.add_argument("volumes", metavar="VOLUME", nargs="*", help="further volumes of its set")
     parser.add_argument("--id", metavar="HEX", help="the identifier that the archive must have")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.set_defaults(command=_verify)
@@ -241,12 +274,16 @@ def _add_verify(commands: Commands) -> None:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from .console import human_size, print_json
+    from .sets import SetTree
     from .verify import verify
+    from .verify_set import verify_set
 
+    _take_volumes(arguments, arguments.volumes, most=0)
     with ExitStack() as stack:
-        archive = stack.enter_context(_open(arguments.archive, arguments.others))
-        advance = stack.enter_context(progress("xtar verify", archive.source.size))
-        result = verify(archive, advance)
+        archive = stack.enter_context(_open(arguments.archive, arguments.others, alone=arguments.alone))
+        is_set = isinstance(archive.tree, SetTree)
+        advance = stack.enter_context(progress("xtar verify", 0 if is_set else archive.source.size))
+        result = (verify_set if is_set else verify)(archive, advance)
     expected = arguments.id is None or arguments.id.lower() == result.identifier
     if arguments.json:
         document = {
@@ -284,6 +321,7 @@ def _ranges(ranges: Ranges) -> str:
 def _add_recover(commands: Commands, rebuild: Rebuild | None) -> None:
     parser = commands.add_parser("recover", help="restore what is left of a damaged archive, or of a disc with one")
     parser.add_argument("archive", metavar="DAMAGED", help="an archive, a piece of one, a disc image or a device")
+    parser.add_argument("volumes", metavar="VOLUME", nargs="*", help="if it is a volume, further ones of its set")
     output = parser.add_mutually_exclusive_group(required=True)
     output.add_argument("-C", "--directory", metavar="DEST", help="the folder to restore into")
     if rebuild:
@@ -306,26 +344,30 @@ def _add_recover(commands: Commands, rebuild: Rebuild | None) -> None:
 
 def _recover(arguments: argparse.Namespace, rebuild: Rebuild | None) -> int:
     from .console import print_json
-    from .recover import recover
+    from .recover import joined, recover
+    from .salvage_set import open_set, recover_set
     from .source import FileSource
 
-    def into(folder: str) -> RecoverResult:
-        with progress("xtar recover: scan", source.size) as scanned, progress("xtar recover") as restored:
-            return recover(
-                source,
-                folder,
-                partial=arguments.partial,
-                numeric_owner=arguments.numeric_owner,
-                no_owner=arguments.no_owner,
-                scanned=scanned,
-                restored=restored,
-            )
+    arguments.others = []
+    _take_volumes(arguments, arguments.volumes, most=0)
+    paths = [arguments.archive, *arguments.others]
+    volumes = open_set(paths)
+    sources = [] if volumes else [FileSource(path) for path in paths]
+    manner: dict[str, Any] = {key: getattr(arguments, key) for key in ("partial", "numeric_owner", "no_owner")}
 
-    source = FileSource(arguments.archive)
+    def into(folder: str) -> RecoverResult:
+        if volumes:
+            with progress("xtar recover", volumes.tree.content_size) as restored:
+                return recover_set(volumes, folder, restored=restored, **manner)
+        size = sum(source.size for source in sources)
+        with progress("xtar recover: scan", size) as scanned, progress("xtar recover") as restored:
+            return joined([recover(each, folder, scanned=scanned, restored=restored, **manner) for each in sources])
+
     try:
         result = into(arguments.directory) if arguments.directory or not rebuild else rebuild(arguments, into)
     finally:
-        source.close()
+        for opened in [volumes] if volumes else sources:
+            opened.close()
     if arguments.json:
         print_json(result.as_json())
     _tell_recovered(arguments, result)
@@ -372,7 +414,7 @@ def _diff(arguments: argparse.Namespace) -> int:
     from .diff import diff
 
     with ExitStack() as stack:
-        archive = stack.enter_context(_open(arguments.archive, arguments.others))
+        archive = stack.enter_context(_open(arguments.archive, arguments.others, alone=arguments.alone))
         is_folder = os.path.isdir(arguments.other)
         other = arguments.other if is_folder else stack.enter_context(_open(arguments.other, arguments.others))
         advance = stack.enter_context(progress("xtar diff", _content_size(archive)))
@@ -404,6 +446,7 @@ def _add_mount(commands: Commands) -> None:
     parser = commands.add_parser("mount", help="show an archive as a read-only folder")
     _archive_argument(parser)
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", help="an empty folder")
+    parser.add_argument("more", metavar="", nargs="*", help=argparse.SUPPRESS)  # after further volumes
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground until unmounted")
     parser.add_argument(
         "-o",
@@ -425,6 +468,9 @@ def _mount(arguments: argparse.Namespace) -> int:
     from .mount import mount
 
     size = parse_size(arguments.cache_size)
+    words: list[str] = [arguments.mountpoint, *arguments.more]
+    mountpoint = words.pop()
+    _take_volumes(arguments, words, most=0)
     path = os.path.abspath(arguments.archive)
     others = [os.path.abspath(other) for other in arguments.others]
 
@@ -432,11 +478,13 @@ def _mount(arguments: argparse.Namespace) -> int:
         from .history import History
         from .vfs import FileSystem
 
-        return History(path, others, size) if arguments.history else FileSystem(_open(path, others, size))
+        if arguments.history:
+            return History(path, others, size)
+        return FileSystem(_open(path, others, size, arguments.alone))
 
     return mount(
         view,
-        arguments.mountpoint,
+        mountpoint,
         fsname=path,
         options=arguments.options,
         foreground=arguments.foreground,
@@ -462,6 +510,7 @@ def mount_helper(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"xtarfs {__version__}")
     _archive_argument(parser)
     parser.add_argument("mountpoint", metavar="MOUNTPOINT")
+    parser.set_defaults(more=[])
     parser.add_argument("-o", "--options", metavar="OPTS", action="append", default=[], help="mount options")
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground until unmounted")
     parser.add_argument("-n", action="store_true", help="ignored; mount(8) passes it")

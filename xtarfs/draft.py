@@ -72,6 +72,14 @@ class Draft:
             data += more
         return data
 
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+        self.size = size
+
+    def settle(self) -> None:
+        """Makes what was written durable, though without a name."""
+        os.fsync(self._fd)
+
     def commit(self, like: os.stat_result | None = None) -> None:
         """Makes the file durable and gives it its name, with the mode and, if allowed, the owner of `like`."""
         try:

@@ -36,9 +36,7 @@ Engine = Callable[["View", Callable[[], None], MountOptions], Server]
 class LibfuseServer:
     """Serves a mount with a binding of libfuse."""
 
-    def __init__(
-        self, binding: Binding, filesystem: View, on_start: Callable[[], None], options: MountOptions
-    ) -> None:
+    def __init__(self, binding: Binding, filesystem: View, on_start: Callable[[], None], options: MountOptions) -> None:
         self._binding = binding
         self._options = options
         self._names_kept = filesystem.names_kept

@@ -67,7 +67,7 @@ class Holders:
         for span in self.spans(node):
             if span.start < end and offset < span.end:
                 start, stop = max(offset - span.start, 0), min(end, span.end) - span.start
-                parts.append(self._content(span).read(span.node, start, stop))
+                parts.append(self.content(span).read(span.node, start, stop))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def pieces(self, node: Node) -> Iterator[Piece]:
@@ -80,7 +80,7 @@ class Holders:
         contents: list[Content | None] = []
         for span in spans:
             try:
-                contents.append(self._content(span))
+                contents.append(self.content(span))
             except ElsewhereError as error:
                 missing = error
                 contents.append(None)
@@ -96,7 +96,7 @@ class Holders:
     def members(self, node: Node) -> Iterator[tuple[Span, Content]]:
         """Where a file's data lies, in order. Raises ElsewhereError where any of it is missing."""
         for span in self.spans(node):
-            yield span, self._content(span)
+            yield span, self.content(span)
 
     def has(self, identifier: str) -> bool:
         """Whether an archive, or one that replaces it, is at hand."""
@@ -140,7 +140,8 @@ class Holders:
             record, seen = found
         raise ElsewhereError(f"{show(node.path)}: the archives that replace each other lead in a circle")
 
-    def _content(self, span: Span) -> Content:
+    def content(self, span: Span) -> Content:
+        """What a member is read from. Raises ElsewhereError where that is missing."""
         content = self._find(span.holder)
         if content is None:
             where = self._name_of(span.holder)
@@ -234,7 +235,7 @@ def identify(path: str) -> Identity | None:
     try:
         facts = find_locator(source)
         if facts:
-            return Identity(facts.id, tuple(facts.replaces))
+            return Identity(facts.id, tuple(facts.replaces), facts.set.id if facts.set else "")
         place = Tree(source).root.record.structure if path.endswith(SUFFIX) else None
         return Identity(codec.sha256(source.read_at(place.at, place.size)).hex()) if place else None
     except XtarError:

@@ -9,6 +9,7 @@ from typing import Any
 
 from .format import locator
 from .reader import Archive
+from .sets import SetTree
 from .text import escape, path_fields
 from .tree import Node
 
@@ -71,21 +72,23 @@ def info(archive: Archive) -> dict[str, Any]:
     if facts is None:
         return {"archive": archive.source.name, "size": archive.source.size, "id": None, "structure": "partial"}
     origin = locator.read_origin(archive.source.read_at, facts.origin)
+    whole = archive.tree if isinstance(archive.tree, SetTree) else None
     return {
         "archive": archive.source.name,
         "format": facts.xtar,
         "writer": facts.writer,
-        "id": facts.id,
+        "id": archive.tree.identifier,
         "created": origin.created if origin else None,
         "host": origin.host if origin else None,
         "source": origin.source if origin else None,
-        "files": facts.files,
-        "directories": facts.directories,
-        "others": facts.others,
-        "bytes": facts.bytes,
+        "files": archive.root.record.files if whole else facts.files,
+        "directories": None if whole else facts.directories,
+        "others": None if whole else facts.others,
+        "bytes": archive.tree.content_size,
         "size": archive.source.size,
         "catalogue_size": facts.catalogue.size,
         "holders": [{"id": id, "name": name, "at_hand": there} for id, name, there in archive.holders()],
         "previous": facts.previous or None,
         "replaces": facts.replaces,
+        "set": {"id": facts.set.id, "number": facts.set.number, "count": facts.set.count} if facts.set else None,
     }

@@ -56,7 +56,10 @@ def add_repair(commands: Commands) -> None:
 
 def _repair(arguments: argparse.Namespace) -> int:
     from .repair import repair
+    from .repair_set import has_spares
 
+    if has_spares(arguments.archive) and not arguments.output:
+        return _repair_set(arguments)
     with progress("xtar repair") as advance:
         result = repair(arguments.archive, arguments.output, advance, force=arguments.force)
     if arguments.json:
@@ -88,5 +91,28 @@ def _repair(arguments: argparse.Namespace) -> int:
     if result.parity != "sound":
         complain(
             f"{arguments.archive}.rec: was damaged too" + (", and written anew" if result.parity == "rewritten" else "")
+        )
+    return DONE if result.proven else PARTLY
+
+
+def _repair_set(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from .repair_set import repair_set
+
+    with progress("xtar repair") as advance:
+        result = repair_set(arguments.archive, advance)
+    if arguments.json:
+        volumes = [asdict(volume) for volume in result.volumes]
+        print_json({"archive": arguments.archive, "proven": result.proven, "volumes": volumes, "spares": result.spares})
+    else:
+        for volume in result.volumes:
+            counts = f": {volume.repaired_blocks} blocks repaired, {volume.left_blocks} left"
+            print(f"{volume.path}: {volume.state}" + ("" if volume.state == "sound" else counts))
+    if not result.proven:
+        complain(f"{arguments.archive}: damage beyond the redundancy; 'xtar recover' gets the files of what is left")
+    if result.spares != "sound":
+        complain(
+            "the spares were damaged or missing too" + (", and written anew" if result.spares == "rewritten" else "")
         )
     return DONE if result.proven else PARTLY

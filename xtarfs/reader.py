@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from .content import Content, Piece, content_cache, merged, whole
-from .errors import DamagedError, ElsewhereError, NotFound, XtarError
+from .errors import DamagedError, ElsewhereError, FormatError, NotFound, XtarError
 from .format.records import FILE, Record
 from .holders import Holders, identify, located
 from .opening import with_parity
+from .sets import Catalogues, SetTree, Volume
 from .shelf import Shelf
 from .source import FileSource, Source
 from .text import show
@@ -25,31 +26,40 @@ class Archive:
     """
 
     def __init__(
-        self, source: Source, cache_size: int = DEFAULT_CACHE, tree: Tree | None = None, others: Iterable[str] = ()
+        self,
+        source: Source,
+        cache_size: int = DEFAULT_CACHE,
+        tree: Tree | None = None,
+        others: Iterable[str] = (),
+        alone: bool = False,
     ) -> None:
         self.source = source
-        self.tree = tree or Tree(source)
+        shelf = Shelf(source.name, others, identify)
+        own = tree or Tree(source)
+        self.tree = own if alone else _tree_of_set(own, shelf)
         self._cache = cache = content_cache(cache_size)
         self.content = Content(source, self.tree.tables, self.tree, cache)
         identifier = self.tree.locator.id if self.tree.locator else ""
-        shelf = Shelf(source.name, others, identify)
         self._holders = Holders(shelf, self.tree, cache, (identifier, self.content), self._name_of)
 
     @classmethod
-    def open(cls, path: str, *, cache_size: int = DEFAULT_CACHE, others: Iterable[str] = ()) -> Archive:
+    def open(
+        cls, path: str, *, cache_size: int = DEFAULT_CACHE, others: Iterable[str] = (), alone: bool = False
+    ) -> Archive:
         """Opens the archive at `path`. Raises SourceError, NotAnArchive.
 
-        others: files, or folders of them, that may hold data of its files, besides those that lie beside it.
+        others: files, or folders of them, that may hold data of its files, besides those that lie beside it. alone:
+        of a volume, show what it holds itself, and not its whole set.
         """
         source, problem = with_parity(FileSource(path))
         try:
-            archive = cls(source, cache_size, others=others)
+            archive = cls(source, cache_size, others=others, alone=alone)
         except XtarError as error:
             source.close()
             if isinstance(source, FileSource):
                 raise
             problem = f"parity does not suffice: {error}"
-            archive = cls(FileSource(path), cache_size, others=others)
+            archive = cls(FileSource(path), cache_size, others=others, alone=alone)
         except BaseException:
             source.close()
             raise
@@ -65,6 +75,8 @@ class Archive:
 
     def close(self) -> None:
         self._holders.close()
+        if isinstance(self.tree, SetTree):
+            self.tree.catalogues.close()
         self.source.close()
 
     def cede_cache(self) -> int:
@@ -172,13 +184,30 @@ class Archive:
         """Identifier, name and presence of the other archives that hold data of this tree, the oldest first."""
         for base in self.tree.locator.base if self.tree.locator else ():
             yield base.id, base.name, self._holders.has(base.id)
+        if isinstance(self.tree, SetTree):
+            for volume in self.tree.catalogues.volumes:
+                yield volume, self._name_of(volume), self._holders.has(volume)
 
     def _name_of(self, identifier: str) -> str:
         """What to call an archive that is missing."""
+        if isinstance(self.tree, SetTree) and (volume := self.tree.catalogues.describe(identifier)):
+            return volume
         names = {base.id: base.name for base in self.tree.locator.base} if self.tree.locator else {}
         name = names.get(identifier)
         return f"{name} ({identifier[:12]})" if name else f"archive {identifier[:12]}"
 
 
+def _tree_of_set(own: Tree, shelf: Shelf) -> Tree:
+    """The tree of a volume's set; of the volume alone, as of any other archive, where there is no other."""
+    if own.locator is None or own.locator.set is None:
+        return own
+    try:
+        return SetTree(own, Catalogues(Volume(own.source, own.locator, own.locator.set), shelf))
+    except (ElsewhereError, FormatError) as error:
+        own.report(b"", f"{error}; only the files of this volume are shown")
+        return own
+
+
 def _is_elsewhere(node: Node) -> bool:
-    return node.record.elsewhere is not None or bool(node.record.parts)
+    """Whether other archives are needed: not for a file without content."""
+    return node.record.size > 0 and (node.record.elsewhere is not None or bool(node.record.parts))

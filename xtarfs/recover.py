@@ -18,6 +18,7 @@ from .errors import NotAnArchive
 from .extract import ExtractOptions, ExtractResult, extract
 from .format import tar
 from .format.locator import Locator
+from .reader import Archive
 from .remains import Remains, Run
 from .results import Ranges
 from .salvage import Salvaged
@@ -112,12 +113,25 @@ def recover(
         names[tag] = names.get(tag, 0) + 1
         folder = "" if len(archives) == 1 else tag if names[tag] == 1 else f"{tag}-{names[tag]}"
         done = extract(archive, os.path.join(destination, folder), [], options, restored)
-        result.archives.append(_account(archive, tag, folder, done, options))
+        account = account_of(archive, tag, folder, done, options)
+        account.incomplete, account.guessed = archive.remains.incomplete, sorted(archive.remains.guessed)
+        result.archives.append(account)
     result.unreadable = patient.unreadable
     return result
 
 
-def _account(archive: Salvaged, tag: str, folder: str, done: ExtractResult, options: ExtractOptions) -> Recovered:
+def joined(results: list[RecoverResult]) -> RecoverResult:
+    """Of several sources, restored into one folder, as one."""
+    whole = RecoverResult()
+    for result in results:
+        whole.archives += result.archives
+        whole.unclaimed += result.unclaimed
+        whole.unreadable += result.unreadable
+    return whole
+
+
+def account_of(archive: Archive, tag: str, folder: str, done: ExtractResult, options: ExtractOptions) -> Recovered:
+    """What was restored of an archive, and what was not."""
     account = Recovered(tag, folder.encode() + b"/" if folder else b"", done, done.files, done.bytes)
     for path, ranges in done.damaged:
         size = archive.lookup(path).record.size
@@ -128,8 +142,7 @@ def _account(archive: Salvaged, tag: str, folder: str, done: ExtractResult, opti
         if options.on_damage == "hole":
             account.files -= 1
             account.content -= sum(end - start for start, end in ranges)
-    account.lost.sort()
-    account.incomplete, account.guessed = archive.remains.incomplete, sorted(archive.remains.guessed)
+    account.lost = sorted([*account.lost, *done.missing])
     return account
 
 
@@ -217,6 +230,9 @@ def _parts(finds: Finds, runs: list[Run], locators: list[tuple[int, Locator]]) -
         of.setdefault(bytes.fromhex(run.header.tag), []).append(run)
     for tag, own in of.items():
         found = finds.tagged.get(tag, Tagged())
+        # The catalogue of a volume's set tells of files that are not in the volume.
+        of_sets = [(m.data, m.data + m.size) for m in found.members if m.role == tar.ROLE_SET]
+        own = [run for run in own if not any(start <= run.at < end for start, end in of_sets)]
         facts = [(at, locator) for at, locator in locators if locator.tag == tag.hex()]
         cuts = [0, *(_cuts(found) if _contradict(own, facts, finds) else ()), 1 << 63]
         for start, end in pairwise(cuts):

@@ -351,6 +351,13 @@ class Remains:
         expected = (self.tag, path, record.crc)
         return [at for at in dict.fromkeys(found) if self._claimed.get(at, expected) == expected]
 
+    def named(self, folder: bytes, crc: int) -> bytes | None:
+        """The path of a zip in a directory whose content has that checksum."""
+        for entry in (*self.found.locals, *self.found.centrals):
+            if entry.crc == crc and split(entry.path)[0] == folder:
+                return entry.path
+        return None
+
     def is_extra(self, path: bytes, record: Record) -> bool:
         """Whether only the file's own headers tell of it."""
         above, name = split(path)

@@ -66,7 +66,7 @@ class Salvaged(Archive):
         self.content.require_readable(node)
         if not node.record.size:
             return iter(())
-        return _checked(_unless_all_lost(self._found(node), node.record), node.record)
+        return checked(unless_all_lost(self._found(node), node.record), node.record)
 
     def _found(self, node: Node) -> Iterator[Piece]:
         record = node.record
@@ -119,7 +119,7 @@ class Salvaged(Archive):
         return Mender(self.source, node, places, tables)
 
 
-def _unless_all_lost(pieces: Iterator[Piece], record: Record) -> Iterator[Piece]:
+def unless_all_lost(pieces: Iterator[Piece], record: Record) -> Iterator[Piece]:
     """The pieces, those before the first sound one held back. Raises DamagedError if none is sound."""
     held = 0
     for piece in pieces:
@@ -134,7 +134,7 @@ def _unless_all_lost(pieces: Iterator[Piece], record: Record) -> Iterator[Piece]
     raise DamagedError("nothing of it is left", whole(record))
 
 
-def _checked(pieces: Iterator[Piece], record: Record) -> Iterator[Piece]:
+def checked(pieces: Iterator[Piece], record: Record) -> Iterator[Piece]:
     """Raises DamagedError behind the last piece if they are all sound, but not together."""
     crc, sound = 0, True
     for piece in pieces:

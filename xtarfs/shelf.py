@@ -14,10 +14,11 @@ _PATIENCE = 1.0  # seconds that pass before a folder is looked through again for
 
 
 class Identity(NamedTuple):
-    """What a file says of itself as an archive: its identifier, and those of the archives that it replaces."""
+    """What a file says of itself as an archive: its identifier, its set's, and those that it replaces."""
 
     id: str
     replaces: tuple[str, ...] = ()
+    set: str = ""
 
 
 Identify = Callable[[str], Identity | None]
@@ -54,6 +55,10 @@ class Shelf:
     def replacing(self, identifier: str) -> list[str]:
         """Paths of archives that hold what the archive held."""
         return self._search(lambda identity: identifier in identity.replaces)
+
+    def of_set(self, identifier: str) -> list[str]:
+        """Paths of volumes of a set, not of all of them if some were seen before."""
+        return self._search(lambda identity: identity.set == identifier)
 
     def _search(self, wanted: Callable[[Identity], bool]) -> list[str]:
         with self._lock:

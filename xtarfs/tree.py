@@ -6,6 +6,7 @@ taken where the first fails its checksum; a directory that has lost both is list
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,8 +18,18 @@ from lru import LRU
 from .cache import ByteCache
 from .errors import DamagedError, FormatError, NotADirectory, NotAnArchive, NotFound, SourceError
 from .format import locator, structure, tar
-from .format.locator import Locator
-from .format.records import DIRECTORY, Header, Record, Structure, new_record, parse_header, parse_index, parse_records
+from .format.locator import Base, Locator, Place
+from .format.records import (
+    DIRECTORY,
+    Header,
+    Record,
+    Structure,
+    new_record,
+    parse_header,
+    parse_index,
+    parse_records,
+    to_text,
+)
 from .source import Source
 from .text import escape, show
 
@@ -73,7 +84,12 @@ class _Block:
 
 
 class StructuredDirectory:
-    """A directory read from its structure file. start, size: offset of its tar in the source, and its length."""
+    """A directory read from its structure file. start, size: offset of its tar in the source, and its length.
+
+    placed: the directories in it have tars of their own.
+    """
+
+    placed = True
 
     def __init__(self, tree: Tree, path: bytes, start: int, size: int, place: Structure) -> None:
         self._tree = tree
@@ -104,7 +120,7 @@ class StructuredDirectory:
         row = bisect_right(block.names, name) - 1
         if row < 0 or block.names[row] != name:
             return None
-        return self._node(block.records[row], name)
+        return self.node(block.records[row], name)
 
     def children(self, start: int = 0) -> Iterator[Node]:
         end = 0
@@ -114,16 +130,27 @@ class StructuredDirectory:
                 continue
             block = self._block(number)
             for record, name in zip(block.records[start:], block.names[start:], strict=True):
+                before = end
                 if record.is_dir:
-                    # Directories lie side by side within this one: so no walk is endless, whatever the records say.
-                    if not end < record.data <= record.data + record.packed <= self._size:
-                        raise DamagedError(f"{show(self._path)}: its structure puts a directory where none can be")
-                    end = record.data + record.packed
-                yield self._node(record, name)
+                    end = self.end_of(record, before)
+                yield self.node(record, name, before)
             start = max(start - len(block.names), 0)
 
-    def _node(self, record: Record, name: bytes) -> Node:
-        return Node(record, self._start, self._path + b"/" + name if self._path else name)
+    def end_of(self, record: Record, before: int) -> int:
+        """Where a directory ends that must begin behind `before`. Raises DamagedError.
+
+        Directories lie side by side within this one: so no walk is endless, whatever the records say.
+        """
+        if not before < record.data <= record.data + record.packed <= self._size:
+            raise DamagedError(f"{show(self._path)}: its structure puts a directory where none can be")
+        return record.data + record.packed
+
+    def node(self, record: Record, name: bytes, before: int = 0) -> Node:
+        """The node of one of its records. before: where the directories in front of it end, if that is known."""
+        return Node(record, self._start, self.child_path(name))
+
+    def child_path(self, name: bytes) -> bytes:
+        return self._path + b"/" + name if self._path else name
 
     def _block(self, number: int) -> _Block:
         key = (self._start + self._place.at, number)
@@ -132,8 +159,8 @@ class StructuredDirectory:
     def _load(self, number: int) -> _Block:
         if self._place.index:
             row = self._blocks[number]
-            return _Block(parse_records(self._text(row.at, row.length)))
-        header, records = structure.parse_single(self._text(0, self._place.size))
+            return _Block(parse_records(self._text(row.at, row.length), placed=self.placed))
+        header, records = structure.parse_single(self._text(0, self._place.size), placed=self.placed)
         return _Block(records, header)
 
     def _text(self, at: int, length: int) -> bytes:
@@ -174,6 +201,33 @@ class Tree:
         self.made_up: dict[bytes, Folder] = {}
         self._inos = _FIRST_MADE_UP_INO
         self.root = self._find_root()
+
+    @property
+    def identifier(self) -> str:
+        """What this tree is known by, empty if by nothing."""
+        return self.locator.id if self.locator else ""
+
+    @property
+    def holders(self) -> list[Base]:
+        """What another archive that leaves data to this one must name: itself, or all volumes of the set."""
+        name = os.fsencode(os.path.basename(self.source.name))
+        return [Base(self.locator.id, to_text(name)[0])] if self.locator else []
+
+    @property
+    def origin(self) -> tuple[Source, Place] | None:
+        """Where the origin member's data of the whole tree lies."""
+        return (self.source, self.locator.origin) if self.locator else None
+
+    @property
+    def entries(self) -> int:
+        """How many names there are, 0 where that is not known; of a set, of files."""
+        facts = self.locator
+        return facts.files + facts.directories + facts.others if facts else 0
+
+    @property
+    def content_size(self) -> int:
+        """Bytes of content in all files, 0 where that is not known."""
+        return self.locator.bytes if self.locator else 0
 
     def directory(self, node: Node) -> Directory:
         """The children of a directory's node. Raises NotADirectory, DamagedError."""

@@ -283,6 +283,8 @@ class _Verification:
         if self._catalogue != facts.catalogue.size:
             self._report(b"", (), "the catalogue holds more than the structures of the tree")
         self._own(level, facts.tables, tar.ROLE_TABLES)
+        if facts.set:
+            self._own(level, facts.set.catalogue, tar.ROLE_SET)
         self._own(level, facts.origin, tar.ROLE_ORIGIN)
         at = facts.at + tar.BLOCK
         length = structure.block_length(self._read(at, structure.HEAD_SIZE))
@@ -403,6 +405,7 @@ _NAMES = {
     tar.ROLE_STRUCTURE: "its structure file",
     tar.ROLE_CATALOGUE: "the catalogue",
     tar.ROLE_TABLES: "the copy of the chunk tables",
+    tar.ROLE_SET: "the catalogue of the set",
     tar.ROLE_ORIGIN: "the record of its origin",
     tar.ROLE_LOCATOR: "the locator",
 }

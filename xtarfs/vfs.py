@@ -148,14 +148,15 @@ class FileSystem:
 
     def statfs(self) -> dict[str, int]:
         facts = self.archive.tree.locator
-        files = facts.files + facts.directories + facts.others if facts else 0
         return {
             "f_bsize": _BLOCK,
             "f_frsize": _BLOCK,
-            "f_blocks": -(-facts.bytes // _BLOCK) if facts else -(-self.archive.source.size // _BLOCK),
+            "f_blocks": -(-self.archive.tree.content_size // _BLOCK)
+            if facts
+            else -(-self.archive.source.size // _BLOCK),
             "f_bfree": 0,
             "f_bavail": 0,
-            "f_files": files,
+            "f_files": self.archive.tree.entries,
             "f_ffree": 0,
             "f_favail": 0,
             "f_namemax": NAME_MAX,
@@ -189,8 +190,8 @@ class FileSystem:
         if record.is_dir:
             if node.path == b"" and name == "report":
                 return self.report()
-            if node.path == b"" and name == "id" and self.archive.tree.locator:
-                return self.archive.tree.locator.id.encode()
+            if node.path == b"" and name == "id" and self.archive.tree.identifier:
+                return self.archive.tree.identifier.encode()
             return None
         if record.type != FILE:
             return None

@@ -59,6 +59,9 @@ case $1:$2:$3 in
 esac
 #END
 
+Of a set of volumes (NAME.001.xtar, ...) restore each, into one DESTINATION. A
+file too long for one volume is in parts then:  cat FILE.part-* >FILE  joins it.
+
 What this leaves out, though the archive has it: further names of a hard link
 ("link" in structure.jsonl.gz is the first name); extended attributes and ACLs
 (GNU tar --xattrs --xattrs-include='*' sets those of folders); holes (they

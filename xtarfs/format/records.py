@@ -248,7 +248,7 @@ _header_decoder = msgspec.json.Decoder(Header)
 _index_decoder = msgspec.json.Decoder(Index)
 
 
-def to_line(record: Record | Header | Index) -> bytes:
+def to_line(record: Record | Header | Index | BlockStart) -> bytes:
     return _encoder.encode(record) + b"\n"
 
 

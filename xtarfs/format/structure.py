@@ -19,6 +19,8 @@ BLOCK_TARGET = 64 << 10  # bytes of text a block holds before it is closed
 MAX_LINE = 16 << 20  # a record longer than this is refused by the reader
 _MAX_BLOCK = BLOCK_TARGET + 2 * MAX_LINE
 PACK_LEVEL = 9
+_LONGEST_ROW = 2200  # bytes of an index's line that one block takes: a name of 255 bytes has up to 2,000 as JSON
+_ROW_GROWTH = 16  # digits by which the place of a block may grow once the header's length is known
 
 _HEAD = struct.Struct("<4sIBBHHHI")
 _TAIL = struct.Struct("<II")
@@ -33,6 +35,11 @@ def pack_block(text: bytes, level: int = PACK_LEVEL) -> bytes:
     length = _HEAD.size + len(packed) + _TAIL.size
     head = _HEAD.pack(SIGNATURE, 0, 0, 255, 8, _XT, 4, length)
     return head + packed + _TAIL.pack(codec.crc32(text), len(text))
+
+
+def packed_at_most(size: int) -> int:
+    """The most bytes that blocks with `size` bytes of text take, the last one begun included."""
+    return size + size // 512 + 64
 
 
 def block_length(head: bytes) -> int:
@@ -70,8 +77,16 @@ class Writer:
         self._blocks: list[bytes] = []
         self._starts: list[BlockStart] = []
         self._lines: list[bytes] = []
-        self._size = self._text_size = 0
+        self._size = self._text_size = self._index_size = 0
         self._first: bytes = b""
+
+    def at_most(self, size: int) -> int:
+        """The most bytes that `finish` gives if `size` more bytes of lines come first, the header's among them."""
+        text = self._text_size + size
+        index = 0
+        if self._blocks or text >= BLOCK_TARGET:
+            index = packed_at_most(self._index_size + (1 + text // BLOCK_TARGET) * _LONGEST_ROW)
+        return self._size + packed_at_most(text) + index
 
     def add(self, record: Record) -> None:
         if not self._lines:
@@ -97,13 +112,15 @@ class Writer:
     def _close_block(self) -> None:
         block = pack_block(b"".join(self._lines))
         text, encoded = to_text(self._first)
-        self._starts.append(BlockStart(self._size, len(block), len(self._lines), text, encoded))
+        start = BlockStart(self._size, len(block), len(self._lines), text, encoded)
+        self._starts.append(start)
+        self._index_size += len(to_line(start)) + _ROW_GROWTH
         self._blocks.append(block)
         self._size += len(block)
         self._lines, self._text_size = [], 0
 
 
-def parse_single(text: bytes) -> tuple[Header, list[Record]]:
-    """Header and records of a structure file of one block."""
+def parse_single(text: bytes, *, placed: bool = True) -> tuple[Header, list[Record]]:
+    """Header and records of a structure file of one block. placed: see parse_records."""
     line, _, rest = text.partition(b"\n")
-    return parse_header(line), parse_records(rest)
+    return parse_header(line), parse_records(rest, placed=placed)

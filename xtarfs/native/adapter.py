@@ -14,6 +14,7 @@ from lru import LRU
 
 from ..guard import Guard
 from ..mount_options import MountOptions, kept_seconds
+from ..vfs import FOREVER
 from .attach import attach, detach
 from .packed import packed
 
@@ -65,7 +66,8 @@ class Answers:
         for name, attributes in listing:
             room -= (_ENTRY_HEAD + len(name) + 7) // 8 * 8
             if room < 0:
-                self._listings[path, position + len(children)] = chain([(name, attributes)], listing)
+                if self._filesystem.names_kept == FOREVER:
+                    self._listings[path, position + len(children)] = chain([(name, attributes)], listing)
                 break
             children.append((name, _numbers(attributes)))
         return children
@@ -147,8 +149,9 @@ class NativeServer:
             size=place.size if place else 0,
             root=place.root if place else None,
             catalogue=place.catalogue if place else 0,
-            cache=self._filesystem.archive.cede_cache() if place else 0,
+            cache=place.cache if place else 0,
             timeout=kept_seconds(self._options, self._filesystem.names_kept),
+            changes=self._filesystem.names_kept < FOREVER,
             uid=-1 if uid is None else uid,
             gid=-1 if gid is None else gid,
             umask=umask,

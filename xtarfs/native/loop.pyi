@@ -15,6 +15,7 @@ class Session:
         catalogue: int,
         cache: int,
         timeout: int,
+        changes: bool,
         uid: int,
         gid: int,
         umask: int,

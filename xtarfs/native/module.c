@@ -50,9 +50,9 @@ static void set_root(session *session, unsigned long long start, unsigned long l
 static int Session_init(Session *self, PyObject *arguments, PyObject *names)
 {
     static char *keys[] = {"device", "ended", "answers", "archive", "size", "root", "catalogue", "cache",
-                           "timeout", "uid", "gid", "umask", "owner", NULL};
+                           "timeout", "changes", "uid", "gid", "umask", "owner", NULL};
     PyObject *answers, *root;
-    int device, ended, archive;
+    int device, ended, archive, changes;
     unsigned long long size, catalogue, cache, timeout;
     long long uid, gid, owner;
     unsigned umask;
@@ -60,8 +60,8 @@ static int Session_init(Session *self, PyObject *arguments, PyObject *names)
         PyErr_SetString(PyExc_RuntimeError, "a session begins once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(arguments, names, "iiO$iKOKKKLLIL", keys, &device, &ended, &answers, &archive, &size,
-                                     &root, &catalogue, &cache, &timeout, &uid, &gid, &umask, &owner))
+    if (!PyArg_ParseTupleAndKeywords(arguments, names, "iiO$iKOKKKpLLIL", keys, &device, &ended, &answers, &archive, &size,
+                                     &root, &catalogue, &cache, &timeout, &changes, &uid, &gid, &umask, &owner))
         return -1;
     session *made = calloc(1, sizeof *made);
     if (!made || !table_init(&made->table)) {
@@ -72,7 +72,7 @@ static int Session_init(Session *self, PyObject *arguments, PyObject *names)
     made->device = device;
     made->archive = archive;
     made->ended = ended;
-    made->appearance = (appearance){timeout, uid, gid, umask, owner};
+    made->appearance = (appearance){timeout, changes, uid, gid, umask, owner};
     made->answers = Py_NewRef(answers);
     pthread_mutex_init(&made->lock, NULL);
     shelf_init(&made->shelf, archive, size, catalogue);

@@ -167,6 +167,8 @@ void table_clear(table *table);
 node *table_get(table *table, uint64_t id);
 node *table_find(table *table, const node *parent, const char *name, size_t length);
 node *table_add(table *table, node *parent, const entry *entry, const char *name, const char *target);
+/* Takes over attributes that have changed. */
+void node_update(node *node, const entry *entry);
 void table_forget(table *table, uint64_t id, uint64_t lookups);
 /* Gives memory back to the system once most names are forgotten; without the lock. */
 void table_trim(table *table);
@@ -277,6 +279,7 @@ enum { MAX_THREADS = 12, REQUEST_ROOM = 16 << 10, MAX_TRANSFER = 1 << 20 };
 
 typedef struct {
     uint64_t timeout; /* seconds that the kernel may keep names and attributes */
+    bool changes;     /* what is shown may change: nothing is kept here, and no more there */
     int64_t uid, gid; /* -1: as stored */
     uint32_t umask;
     int64_t owner; /* the user that alone, beside root, may look in; -1: the kernel decides */

@@ -160,6 +160,8 @@ static uint64_t enlist(session *session, uint64_t parent_id, const entry *child,
     if (made) {
         made->lookups++;
         id = made->id;
+        if (session->appearance.changes)
+            node_update(made, child);
     }
     pthread_mutex_unlock(&table->lock);
     return id;
@@ -230,7 +232,7 @@ static void lookup(worker *worker, subject *parent)
         fail(worker, EINVAL);
         return;
     }
-    if (known_entry(worker, parent->id, name, length, &child)) {
+    if (!session->appearance.changes && known_entry(worker, parent->id, name, length, &child)) {
         struct fuse_entry_out out;
         fill_entry(session, child.id, &child.entry, &out);
         if (!answer(worker, &out, sizeof out))
@@ -258,28 +260,21 @@ static void lookup(worker *worker, subject *parent)
 static void getattr(worker *worker, subject *about)
 {
     struct fuse_attr_out out = {.attr_valid = worker->session->appearance.timeout};
-    if (!about->entry.mode) { /* the root, which nobody has looked up */
+    if (!about->entry.mode || worker->session->appearance.changes) { /* without a mode: the root, which nobody looks up */
         question asked;
-        entry root;
-        int error = ask(worker, about, NULL, 0, &asked) ? python_getattr(&asked, &root) : ENOMEM;
+        entry fresh;
+        int error = ask(worker, about, NULL, 0, &asked) ? python_getattr(&asked, &fresh) : ENOMEM;
         if (error) {
             fail(worker, error);
             return;
         }
         table *table = &worker->session->table;
         pthread_mutex_lock(&table->lock);
-        entry *kept = &table->root->entry;
-        kept->ino = root.ino;
-        kept->nlink = root.nlink;
-        kept->uid = root.uid;
-        kept->gid = root.gid;
-        kept->size = root.size;
-        kept->blocks = root.blocks;
-        kept->mtime = root.mtime;
-        kept->mtime_nsec = root.mtime_nsec;
-        kept->mode = root.mode;
+        node *found = table_get(table, about->id);
+        if (found)
+            node_update(found, &fresh);
         pthread_mutex_unlock(&table->lock);
-        about->entry = root;
+        about->entry = fresh;
     }
     fill_attributes(worker->session, &about->entry, &out.attr);
     answer(worker, &out, sizeof out);
@@ -558,12 +553,15 @@ static void init(worker *worker)
         fail(worker, EPROTO);
         return;
     }
+    uint32_t wanted = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DO_READDIRPLUS | FUSE_PARALLEL_DIROPS | FUSE_MAX_PAGES |
+                      FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT;
+    if (!worker->session->appearance.changes)
+        wanted |= FUSE_CACHE_SYMLINKS;
     struct fuse_init_out out = {
         .major = FUSE_KERNEL_VERSION,
         .minor = FUSE_KERNEL_MINOR_VERSION,
         .max_readahead = in->max_readahead,
-        .flags = in->flags & (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DO_READDIRPLUS | FUSE_PARALLEL_DIROPS |
-                              FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_NO_OPEN_SUPPORT | FUSE_NO_OPENDIR_SUPPORT),
+        .flags = in->flags & wanted,
         .max_background = 64,
         .congestion_threshold = 48,
         .max_write = 4096,
@@ -571,6 +569,16 @@ static void init(worker *worker)
         .max_pages = MAX_TRANSFER / 4096,
     };
     answer(worker, &out, sizeof out);
+}
+
+/* ENOSYS: the kernel opens folders without us from then on, and keeps their listings. */
+static void opendir_(worker *worker)
+{
+    struct fuse_open_out out = {0};
+    if (worker->session->appearance.changes)
+        answer(worker, &out, sizeof out);
+    else
+        fail(worker, ENOSYS);
 }
 
 static void forget_one(worker *worker)
@@ -664,6 +672,10 @@ void handle(worker *worker, size_t length)
     case FUSE_INIT:
         init(worker);
         break;
+    case FUSE_OPENDIR:
+        opendir_(worker);
+        break;
+    case FUSE_RELEASEDIR:
     case FUSE_DESTROY:
         fail(worker, 0);
         break;

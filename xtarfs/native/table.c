@@ -131,6 +131,21 @@ node *table_add(table *table, node *parent, const entry *entry, const char *name
     return made;
 }
 
+void node_update(node *node, const entry *from)
+{
+    entry *kept = &node->entry;
+    kept->ino = from->ino;
+    kept->size = from->size;
+    kept->blocks = from->blocks;
+    kept->mtime = from->mtime;
+    kept->mtime_nsec = from->mtime_nsec;
+    kept->nlink = from->nlink;
+    kept->uid = from->uid;
+    kept->gid = from->gid;
+    kept->rdev = from->rdev;
+    kept->mode = from->mode;
+}
+
 static void drop_unused(table *table, node *unused)
 {
     while (unused && unused->parent && !unused->lookups && !unused->children && !unused->pins) {
