@@ -8,7 +8,7 @@ from setuptools import Extension, setup
 NATIVE = Extension(
     "xtarfs.native.loop",
     sorted(glob("xtarfs/native/*.c")),
-    depends=["xtarfs/native/native.h"],
+    depends=glob("xtarfs/native/*.h"),
     extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra"],
     optional=True,
 )

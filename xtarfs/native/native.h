@@ -86,7 +86,7 @@ typedef struct {
 /* A structure file's last line; *starts is allocated. */
 bool index_parse(const char *at, const char *end, block_start **starts, size_t *count, text *names);
 
-/* --- blocks.c: structure files, block by block --- */
+/* --- blocks.c, shelf.c: structure files, block by block --- */
 
 typedef struct {
     entry entry;
@@ -139,6 +139,9 @@ block *block_parse(const char *at, const char *end, bool header, const origin *o
 void block_free(block *block);
 char *block_unpack(const uint8_t *packed, size_t length, size_t *size);
 
+/* By the bytes of two names: below, at or above 0. */
+int name_compare(const char *a, size_t a_length, const char *b, size_t b_length);
+/* Exactly `size` bytes from the archive, or false. */
 bool read_whole(int archive, void *into, size_t size, uint64_t at);
 
 /* --- table.c: the names that the kernel knows --- */
@@ -273,7 +276,7 @@ bool prefetch_begin(struct session *session, uint64_t file);
 void prefetch_run(struct session *session, uint32_t files);
 void prefetch_end(struct session *session);
 
-/* --- loop.c, requests.c: the conversation with the kernel --- */
+/* --- loop.c, requests.c, answers.c, listing.c: the conversation with the kernel --- */
 
 enum { MAX_THREADS = 12, REQUEST_ROOM = 16 << 10, MAX_TRANSFER = 1 << 20 };
 
@@ -317,9 +320,6 @@ typedef struct worker {
 } worker;
 
 void handle(worker *worker, size_t length);
-/* Ends a request; false where the kernel no longer waited for it. */
-bool reply_data(worker *worker, uint64_t unique, const void *data, size_t size);
-bool reply_error(worker *worker, uint64_t unique, int error);
 
 bool session_start(session *session);
 /* True once all threads have ended; waits for them up to `seconds`. */

@@ -3,237 +3,27 @@
    What is accepted here the Python decoder accepts too, with the same values. The reverse need not hold: white space,
    other kinds of numbers, unpaired surrogates and whatever else is odd is left to Python. */
 
-#include "native.h"
+#include "json.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-typedef struct {
-    const char *at, *end;
-} cursor;
-
-typedef struct {
-    const char *at; /* between the quotes, escapes and all */
-    size_t length;
-    bool escaped;
-} string;
-
-static bool literal(cursor *in, const char *text, size_t length)
-{
-    if ((size_t)(in->end - in->at) < length || memcmp(in->at, text, length))
-        return false;
-    in->at += length;
-    return true;
-}
-
-static bool byte(cursor *in, char wanted)
-{
-    if (in->at == in->end || *in->at != wanted)
-        return false;
-    in->at++;
-    return true;
-}
-
-static int hex_digit(char digit)
-{
-    if (digit >= '0' && digit <= '9')
-        return digit - '0';
-    if (digit >= 'a' && digit <= 'f')
-        return digit - 'a' + 10;
-    if (digit >= 'A' && digit <= 'F')
-        return digit - 'A' + 10;
-    return -1;
-}
-
-/* The length of the UTF-8 sequence at `at`, 0 if it is none. */
-static size_t utf8(const unsigned char *at, size_t room)
-{
-    unsigned char first = at[0];
-    size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
-    if (first < 0xC2 || first > 0xF4 || length > room)
-        return 0;
-    for (size_t i = 1; i < length; i++)
-        if ((at[i] & 0xC0) != 0x80)
-            return 0;
-    if ((first == 0xE0 && at[1] < 0xA0) || (first == 0xED && at[1] > 0x9F) || (first == 0xF0 && at[1] < 0x90) ||
-        (first == 0xF4 && at[1] > 0x8F))
-        return 0;
-    return length;
-}
-
-/* \uXXXX as a code point that stands alone, -1 for all else. */
-static int unicode_escape(const char *digits)
-{
-    int value = 0;
-    for (int i = 0; i < 4; i++) {
-        int digit = hex_digit(digits[i]);
-        if (digit < 0)
-            return -1;
-        value = value * 16 + digit;
-    }
-    return value >= 0xD800 && value <= 0xDFFF ? -1 : value;
-}
-
-static bool parse_string(cursor *in, string *into)
-{
-    if (!byte(in, '"'))
-        return false;
-    into->at = in->at;
-    into->escaped = false;
-    while (in->at < in->end) {
-        unsigned char c = (unsigned char)*in->at;
-        if (c == '"') {
-            into->length = (size_t)(in->at++ - into->at);
-            return true;
-        }
-        if (c < 0x20)
-            return false;
-        if (c == '\\') {
-            into->escaped = true;
-            if (in->end - in->at < 2)
-                return false;
-            if (in->at[1] == 'u') {
-                if (in->end - in->at < 6 || unicode_escape(in->at + 2) < 0)
-                    return false;
-                in->at += 6;
-            } else if (memchr("\"\\/bfnrt", in->at[1], 8)) {
-                in->at += 2;
-            } else {
-                return false;
-            }
-        } else if (c < 0x80) {
-            in->at++;
-        } else {
-            size_t length = utf8((const unsigned char *)in->at, (size_t)(in->end - in->at));
-            if (!length)
-                return false;
-            in->at += length;
-        }
-    }
-    return false;
-}
-
-static char *text_room(text *text, size_t more)
-{
-    if (!text->bytes || text->room - text->length < more) {
-        size_t room = (text->length + more) * 2 + 256;
-        char *bytes = realloc(text->bytes, room);
-        if (!bytes)
-            return NULL;
-        text->bytes = bytes;
-        text->room = room;
-    }
-    return text->bytes + text->length;
-}
-
-/* Appends what the string stands for. */
-static bool append_string(text *into, const string *from)
-{
-    char *out = text_room(into, from->length);
-    if (!out)
-        return false;
-    if (!from->escaped) {
-        if (from->length)
-            memcpy(out, from->at, from->length);
-        into->length += from->length;
-        return true;
-    }
-    const char *at = from->at, *end = from->at + from->length;
-    while (at < end) {
-        if (*at != '\\') {
-            *out++ = *at++;
-            continue;
-        }
-        static const char letters[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
-        if (at[1] != 'u') {
-            *out++ = values[strchr(letters, at[1]) - letters];
-            at += 2;
-            continue;
-        }
-        int point = unicode_escape(at + 2);
-        at += 6;
-        if (point < 0x80) {
-            *out++ = (char)point;
-        } else if (point < 0x800) {
-            *out++ = (char)(0xC0 | point >> 6);
-            *out++ = (char)(0x80 | (point & 0x3F));
-        } else {
-            *out++ = (char)(0xE0 | point >> 12);
-            *out++ = (char)(0x80 | (point >> 6 & 0x3F));
-            *out++ = (char)(0x80 | (point & 0x3F));
-        }
-    }
-    into->length = (size_t)(out - into->bytes);
-    return true;
-}
-
-static int base64_digit(char c)
-{
-    if (c >= 'A' && c <= 'Z')
-        return c - 'A';
-    if (c >= 'a' && c <= 'z')
-        return c - 'a' + 26;
-    if (c >= '0' && c <= '9')
-        return c - '0' + 52;
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
-static bool append_base64(text *into, const string *from)
-{
-    if (from->escaped || from->length % 4)
-        return false;
-    char *out = text_room(into, from->length / 4 * 3);
-    if (!out)
-        return false;
-    for (size_t i = 0; i < from->length; i += 4) {
-        const char *four = from->at + i;
-        size_t pad = i + 4 < from->length ? 0 : (size_t)(four[3] == '=') + (size_t)(four[3] == '=' && four[2] == '=');
-        uint32_t bits = 0;
-        for (size_t k = 0; k < 4; k++) {
-            int digit = k >= 4 - pad ? 0 : base64_digit(four[k]);
-            if (digit < 0)
-                return false;
-            bits = bits << 6 | (uint32_t)digit;
-        }
-        *out++ = (char)(bits >> 16);
-        if (pad < 2)
-            *out++ = (char)(bits >> 8);
-        if (pad < 1)
-            *out++ = (char)bits;
-    }
-    into->length = (size_t)(out - into->bytes);
-    return true;
-}
-
 /* The bytes that a text field and its base64 stand for; *length is what was appended. */
 static bool append_raw(text *into, const string *plain, const string *encoded, size_t most, uint16_t *length)
 {
     size_t before = into->length;
-    if (encoded->length ? !append_base64(into, encoded) : !append_string(into, plain))
+    if (encoded->length ? !json_append_base64(into, encoded) : !json_append(into, plain))
         return false;
     size_t appended = into->length - before;
     *length = (uint16_t)appended;
     return appended <= most && !memchr(into->bytes + before, 0, appended);
 }
 
-static bool parse_number(cursor *in, uint64_t *into)
-{
-    const char *start = in->at;
-    uint64_t value = 0;
-    while (in->at < in->end && *in->at >= '0' && *in->at <= '9') {
-        value = value * 10 + (uint64_t)(*in->at - '0');
-        if (++in->at - start > 18)
-            return false;
-    }
-    *into = value;
-    return in->at > start && (in->at - start == 1 || *start != '0');
-}
-
 static bool number32(cursor *in, uint32_t *into)
 {
     uint64_t value;
-    if (!parse_number(in, &value) || value > UINT32_MAX)
+    if (!json_number(in, &value) || value > UINT32_MAX)
         return false;
     *into = (uint32_t)value;
     return true;
@@ -254,7 +44,7 @@ static bool parse_hex(const string *from, uint32_t *into)
 {
     *into = 0;
     for (size_t i = 0; i < from->length; i++) {
-        int digit = hex_digit(from->at[i]);
+        int digit = json_hex_digit(from->at[i]);
         if (digit < 0)
             return false;
         *into = *into << 4 | (uint32_t)digit;
@@ -266,7 +56,7 @@ static bool parse_hex(const string *from, uint32_t *into)
 static bool parse_time(const string *from, int64_t *seconds, uint32_t *nanoseconds)
 {
     cursor in = {from->at, from->at + from->length};
-    bool negative = byte(&in, '-');
+    bool negative = json_byte(&in, '-');
     const char *start = in.at;
     int64_t whole = 0, rest = 0;
     while (in.at < in.end && *in.at >= '0' && *in.at <= '9')
@@ -276,7 +66,7 @@ static bool parse_time(const string *from, int64_t *seconds, uint32_t *nanosecon
             whole = whole * 10 + (*in.at++ - '0');
     if (in.at == start)
         return false;
-    if (byte(&in, '.')) {
+    if (json_byte(&in, '.')) {
         int digits = 0;
         for (; in.at < in.end && *in.at >= '0' && *in.at <= '9' && digits < 9; digits++)
             rest = rest * 10 + (*in.at++ - '0');
@@ -296,79 +86,42 @@ static bool parse_time(const string *from, int64_t *seconds, uint32_t *nanosecon
     return true;
 }
 
-enum { MAX_DEPTH = 16 };
-
-/* Goes past a value of any kind. */
-static bool skip_value(cursor *in, int depth)
-{
-    string ignored;
-    uint64_t number;
-    if (in->at == in->end || depth > MAX_DEPTH)
-        return false;
-    switch (*in->at) {
-    case '"':
-        return parse_string(in, &ignored);
-    case '{':
-    case '[': {
-        char open = *in->at++, close = open == '{' ? '}' : ']';
-        if (byte(in, close))
-            return true;
-        do {
-            if (open == '{' && (!parse_string(in, &ignored) || !byte(in, ':')))
-                return false;
-            if (!skip_value(in, depth + 1))
-                return false;
-        } while (byte(in, ','));
-        return byte(in, close);
-    }
-    case 't':
-        return literal(in, "true", 4);
-    case 'f':
-        return literal(in, "false", 5);
-    case 'n':
-        return literal(in, "null", 4);
-    default:
-        byte(in, '-');
-        return parse_number(in, &number);
-    }
-}
-
 /* [[start, end], ...] as the bytes that the holes take, which must ascend within a file of any size. */
 static bool parse_holes(cursor *in, uint64_t *sum, uint64_t *last)
 {
     *sum = *last = 0;
-    if (!byte(in, '['))
+    if (!json_byte(in, '['))
         return false;
-    if (byte(in, ']'))
+    if (json_byte(in, ']'))
         return true;
     do {
         uint64_t start, end;
-        if (!byte(in, '[') || !parse_number(in, &start) || !byte(in, ',') || !parse_number(in, &end) || !byte(in, ']'))
+        if (!json_byte(in, '[') || !json_number(in, &start) || !json_byte(in, ',') || !json_number(in, &end) || !json_byte(in, ']'))
             return false;
         if (start < *last || end < start)
             return false;
         *sum += end - start;
         *last = end;
-    } while (byte(in, ','));
-    return byte(in, ']');
+    } while (json_byte(in, ','));
+    return json_byte(in, ']');
 }
 
 /* {"name":"base64",...}: whether there are any. */
 static bool parse_xattrs(cursor *in, bool *any)
 {
     text scratch = {0};
-    bool sound = byte(in, '{');
+    bool sound = json_byte(in, '{');
     *any = false;
-    if (!sound || byte(in, '}'))
+    if (!sound || json_byte(in, '}'))
         return sound;
     do {
         string key, value;
-        sound = parse_string(in, &key) && byte(in, ':') && parse_string(in, &value) && append_base64(&scratch, &value) &&
+        sound = json_string(in, &key) && json_byte(in, ':') && json_string(in, &value) && json_append_base64(&scratch, &value) &&
                 key.length && key.at[0] != '=' && key.at[0] != '\\';
-    } while (sound && byte(in, ','));
+    } while (sound && json_byte(in, ','));
     free(scratch.bytes);
     *any = true;
-    return sound && byte(in, '}');
+    return sound && json_byte(in, '}');
 }
 
 typedef struct {
@@ -388,23 +141,23 @@ static bool parse_place(cursor *in, place *into)
     };
     memset(into, 0, sizeof *into);
     bool any = false;
-    if (!byte(in, '{'))
+    if (!json_byte(in, '{'))
         return false;
     for (size_t i = 0; i < 4; i++) {
         if (any && i > 1 && (in->at == in->end || *in->at == '}'))
             break;
         cursor before = *in;
-        if ((any && !byte(in, ',')) || !literal(in, fields[i].key, fields[i].length)) {
+        if ((any && !json_byte(in, ',')) || !json_literal(in, fields[i].key, fields[i].length)) {
             if (i < 2)
                 return false;
             *in = before;
             continue;
         }
-        if (!parse_number(in, (uint64_t *)((char *)into + fields[i].offset)))
+        if (!json_number(in, (uint64_t *)((char *)into + fields[i].offset)))
             return false;
         any = true;
     }
-    return byte(in, '}');
+    return json_byte(in, '}');
 }
 
 /* The fields of a record, as they stand. */
@@ -445,13 +198,13 @@ static bool parse_value(cursor *in, kind kind, void *into, fields *all)
 {
     switch (kind) {
     case STRING:
-        return parse_string(in, into);
+        return json_string(in, into);
     case NUMBER:
-        return parse_number(in, into);
+        return json_number(in, into);
     case NUMBER32:
         return number32(in, into);
     case BOOLEAN:
-        return literal(in, "true", 4) || literal(in, "false", 5);
+        return json_literal(in, "true", 4) || json_literal(in, "false", 5);
     case HOLES:
         return parse_holes(in, &all->holes, &all->holes_end);
     case XATTRS:
@@ -468,11 +221,11 @@ static bool parse_fields(cursor *in, fields *into)
     memset(into, 0, sizeof *into);
     into->nlink = 1;
     size_t next = 0;
-    if (!byte(in, '{'))
+    if (!json_byte(in, '{'))
         return false;
     do {
         size_t i = next;
-        while (i < KNOWN && !literal(in, known[i].key, known[i].length))
+        while (i < KNOWN && !json_literal(in, known[i].key, known[i].length))
             i++;
         if (i < KNOWN) {
             if (!parse_value(in, known[i].kind, (char *)into + known[i].offset, into))
@@ -485,14 +238,14 @@ static bool parse_fields(cursor *in, fields *into)
         /* Out of order, twice, or new: what is new may mean that the data is to be had in another way. */
         cursor before = *in;
         for (i = 0; i < next; i++)
-            if (literal(in, known[i].key, known[i].length))
+            if (json_literal(in, known[i].key, known[i].length))
                 return false;
         *in = before;
-        if (!parse_string(in, &key) || key.escaped || !byte(in, ':') || !skip_value(in, 0))
+        if (!json_string(in, &key) || key.escaped || !json_byte(in, ':') || !json_skip(in, 0))
             return false;
         into->unknown = true;
-    } while (byte(in, ','));
-    return byte(in, '}') && (into->seen & REQUIRED) == REQUIRED;
+    } while (json_byte(in, ','));
+    return json_byte(in, '}') && (into->seen & REQUIRED) == REQUIRED;
 }
 
 static bool is(const string *value, const char *text)
@@ -606,7 +359,7 @@ static bool is_crc(const string *from)
 static bool others_sound(const fields *from)
 {
     text scratch = {0};
-    bool sound = append_base64(&scratch, &from->link_b64) && is_crc(&from->crc32) && is_crc(&from->packed_crc32) &&
+    bool sound = json_append_base64(&scratch, &from->link_b64) && is_crc(&from->crc32) && is_crc(&from->packed_crc32) &&
                  from->major <= INT32_MAX && from->minor <= INT32_MAX;
     free(scratch.bytes);
     return sound;
@@ -617,7 +370,7 @@ bool record_parse(const char **at, const char *end, const origin *origin, entry 
     cursor in = {*at, end};
     fields all;
     if (!parse_fields(&in, &all) || !others_sound(&all) || !make_entry(&all, origin, into, names) ||
-        !byte(&in, '\n'))
+        !json_byte(&in, '\n'))
         return false;
     *at = in.at;
     return true;
@@ -630,16 +383,16 @@ bool header_parse(const char **at, const char *end)
     uint64_t children;
     fields directory;
     text scratch = {0};
-    bool sound = literal(&in, "{\"xtar\":", 8) && parse_string(&in, &version) && literal(&in, ",\"tag\":", 7) &&
-                 parse_string(&in, &tag) && tag.length == 12 &&
-                 literal(&in, ",\"path\":", 8) && parse_string(&in, &path);
+    bool sound = json_literal(&in, "{\"xtar\":", 8) && json_string(&in, &version) && json_literal(&in, ",\"tag\":", 7) &&
+                 json_string(&in, &tag) && tag.length == 12 &&
+                 json_literal(&in, ",\"path\":", 8) && json_string(&in, &path);
     for (size_t i = 0; sound && i < tag.length; i++)
-        sound = hex_digit(tag.at[i]) >= 0 && !(tag.at[i] >= 'A' && tag.at[i] <= 'F');
-    if (sound && literal(&in, ",\"path_b64\":", 12))
-        sound = parse_string(&in, &encoded) && append_base64(&scratch, &encoded);
+        sound = json_hex_digit(tag.at[i]) >= 0 && !(tag.at[i] >= 'A' && tag.at[i] <= 'F');
+    if (sound && json_literal(&in, ",\"path_b64\":", 12))
+        sound = json_string(&in, &encoded) && json_append_base64(&scratch, &encoded);
     free(scratch.bytes);
-    sound = sound && literal(&in, ",\"children\":", 12) && parse_number(&in, &children) &&
-            literal(&in, ",\"directory\":", 13) && parse_fields(&in, &directory) && literal(&in, "}\n", 2);
+    sound = sound && json_literal(&in, ",\"children\":", 12) && json_number(&in, &children) &&
+            json_literal(&in, ",\"directory\":", 13) && parse_fields(&in, &directory) && json_literal(&in, "}\n", 2);
     *at = in.at;
     return sound;
 }
@@ -650,19 +403,19 @@ bool index_parse(const char *at, const char *end, block_start **starts, size_t *
     size_t room = 0;
     *starts = NULL;
     *count = 0;
-    if (!literal(&in, "{\"blocks\":[", 11))
+    if (!json_literal(&in, "{\"blocks\":[", 11))
         return false;
     do {
         string first = {0}, encoded = {0};
         block_start start = {0};
-        if (!literal(&in, "{\"at\":", 6) || !parse_number(&in, &start.at) || !literal(&in, ",\"length\":", 10) ||
-            !parse_number(&in, &start.length) || !literal(&in, ",\"count\":", 9) || !parse_number(&in, &start.count) ||
-            !literal(&in, ",\"first\":", 9) || !parse_string(&in, &first))
+        if (!json_literal(&in, "{\"at\":", 6) || !json_number(&in, &start.at) || !json_literal(&in, ",\"length\":", 10) ||
+            !json_number(&in, &start.length) || !json_literal(&in, ",\"count\":", 9) || !json_number(&in, &start.count) ||
+            !json_literal(&in, ",\"first\":", 9) || !json_string(&in, &first))
             return false;
-        if (literal(&in, ",\"first_b64\":", 13) && !parse_string(&in, &encoded))
+        if (json_literal(&in, ",\"first_b64\":", 13) && !json_string(&in, &encoded))
             return false;
         start.first = names->length;
-        if (!append_raw(names, &first, &encoded, MAX_NAME, &start.first_length) || !byte(&in, '}'))
+        if (!append_raw(names, &first, &encoded, MAX_NAME, &start.first_length) || !json_byte(&in, '}'))
             return false;
         if (*count == room) {
             room = room ? room * 2 : 16;
@@ -672,6 +425,6 @@ bool index_parse(const char *at, const char *end, block_start **starts, size_t *
             *starts = grown;
         }
         (*starts)[(*count)++] = start;
-    } while (byte(&in, ','));
-    return literal(&in, "]}\n", 3) && in.at == in.end;
+    } while (json_byte(&in, ','));
+    return json_literal(&in, "]}\n", 3) && in.at == in.end;
 }
