@@ -55,4 +55,4 @@ bench: setup
 	$(BIN)/python -m bench $(BENCH)
 
 clean:
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build xtarfs/native/*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
