@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import shutil
 import struct
 from collections.abc import Iterator
@@ -20,14 +21,16 @@ from hypothesis import strategies as st
 from builder.build import Options, build
 from xtarfs.errors import FormatError
 from xtarfs.format import records, structure
-from xtarfs.format.records import FILE, Record
+from xtarfs.format.codec import crc32
+from xtarfs.format.records import FILE, Record, new_record
 from xtarfs.native import loop
 from xtarfs.reader import Archive
 from xtarfs.tree import Node, StructuredDirectory
-from xtarfs.vfs import _attributes
+from xtarfs.vfs import FileSystem, _attributes
 
 from . import trees
 from .mounting import failure, live
+from .test_hostile_sizes import crafted, its_own_parent
 
 START, LENGTH = 1 << 20, 1 << 30  # where the tar of the records lies, as far as the decoders are concerned
 ASK_DATA, ASK_CHILDREN, ASK_XATTRS, DEFLATED = 1, 2, 4, 8
@@ -236,6 +239,53 @@ def archive_blocks(archive: Path) -> list[tuple[bytes, bool]]:
 
 
 # --- the loop ---
+
+
+def odd_files() -> list[Record]:
+    """Files whose places and sizes are anything, with names in order."""
+    rng = random.Random(8)
+    values = [0, 1, 10, 500, 4096, 5000, 32768, 10**6, 2**31, 2**32, 2**40, 2**62, 2**63 - 1]
+    found = []
+    for number in range(300):
+        record = new_record(b"%04d" % number, FILE, 0o644, 0, number + 3)
+        record.data, record.packed, record.size, record.index = (rng.choice(values) for _ in range(4))
+        record.chunk = rng.choice([0, 0, 4096, 32768, 2**29, 2**40])
+        record.method = rng.choice([records.STORE, records.DEFLATE])
+        record.crc32 = rng.choice(["", "00000000", f"{crc32(bytes(500)):08x}", "12345678"])
+        found.append(record)
+    return found
+
+
+def test_places_that_make_no_sense(native: None, tmp_path: Path) -> None:
+    """Every file gives what the Python reader gives, or EIO where that gives none."""
+    path = tmp_path / "odd.xtar"
+    path.write_bytes(crafted(odd_files()))
+    sound = 0
+    with live(path, tmp_path / "m") as point, Archive.open(str(path)) as archive:
+        filesystem = FileSystem(archive)
+        for entry in sorted(os.scandir(point), key=lambda entry: entry.name):
+            for offset in (0, 4096, 2**31):
+                try:
+                    wanted = bytes(filesystem.read(b"/" + os.fsencode(entry.name), 4096, offset))
+                except OSError:
+                    wanted = None
+                with open(entry.path, "rb") as file:
+                    if wanted is None:
+                        assert failure(os.pread, file.fileno(), 4096, offset) == errno.EIO
+                    else:
+                        assert os.pread(file.fileno(), 4096, offset) == wanted
+                        sound += bool(wanted)
+        assert len(os.listdir(point)) == 300
+    assert sound > 3
+
+
+@pytest.mark.parametrize("packed", [2**40, 9000, 1024])
+def test_a_folder_that_holds_its_parent(native: None, tmp_path: Path, packed: int) -> None:
+    path = tmp_path / "loop.xtar"
+    source = its_own_parent((b"a", b"b"), packed).source
+    path.write_bytes(source.read_at(0, source.size))
+    with live(path, tmp_path / "m") as point:
+        assert sum(1 for _ in zip(os.walk(point), range(1000), strict=False)) < 100
 
 
 @pytest.fixture

@@ -129,6 +129,9 @@ class NativeServer:
             self._on_start()
             if os.read(reading, 1) != b"\0":  # the number of a signal; 0 comes with the end of the last thread
                 detach(mountpoint)
+        except BaseException:
+            detach(mountpoint)
+            raise
         finally:
             signal.set_wakeup_fd(-1)
             for number, handler in former.items():

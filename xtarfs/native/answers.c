@@ -13,8 +13,8 @@ const struct fuse_in_header *request_header(const worker *worker)
 
 const void *request_body(const worker *worker, size_t size)
 {
-    return request_header(worker)->len >= sizeof(struct fuse_in_header) + size ? worker->request + sizeof(struct fuse_in_header)
-                                                                       : NULL;
+    size_t head = sizeof(struct fuse_in_header);
+    return request_header(worker)->len >= head + size ? worker->request + head : NULL;
 }
 
 const char *request_name(const worker *worker, size_t skip, size_t *length)

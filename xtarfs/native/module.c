@@ -60,8 +60,8 @@ static int Session_init(Session *self, PyObject *arguments, PyObject *names)
         PyErr_SetString(PyExc_RuntimeError, "a session begins once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(arguments, names, "iiO$iKOKKKpLLIL", keys, &device, &ended, &answers, &archive, &size,
-                                     &root, &catalogue, &cache, &timeout, &changes, &uid, &gid, &umask, &owner))
+    if (!PyArg_ParseTupleAndKeywords(arguments, names, "iiO$iKOKKKpLLIL", keys, &device, &ended, &answers, &archive,
+                                     &size, &root, &catalogue, &cache, &timeout, &changes, &uid, &gid, &umask, &owner))
         return -1;
     session *made = calloc(1, sizeof *made);
     if (!made || !table_init(&made->table)) {

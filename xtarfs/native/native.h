@@ -95,7 +95,7 @@ typedef struct {
 
 typedef struct block {
     struct block *newer, *older, *next;
-    uint64_t structure;
+    uint64_t start, structure; /* of the directory: a crafted archive may give two the same structure file */
     size_t number;
     uint32_t users, first; /* first: position of the first row among the directory's children */
     size_t count, weight;
@@ -106,7 +106,7 @@ typedef struct block {
 
 typedef struct layout {
     struct layout *next;
-    uint64_t structure;
+    uint64_t start, structure;
     block_start *starts; /* NULL: one block with header and records */
     uint32_t *firsts;
     uint64_t *tars_end;

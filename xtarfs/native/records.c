@@ -96,9 +96,8 @@ static bool parse_holes(cursor *in, uint64_t *sum, uint64_t *last)
         return true;
     do {
         uint64_t start, end;
-        if (!json_byte(in, '[') || !json_number(in, &start) || !json_byte(in, ',') || !json_number(in, &end) || !json_byte(in, ']'))
-            return false;
-        if (start < *last || end < start)
+        if (!json_byte(in, '[') || !json_number(in, &start) || !json_byte(in, ',') || !json_number(in, &end) ||
+            !json_byte(in, ']') || start < *last || end < start)
             return false;
         *sum += end - start;
         *last = end;
@@ -116,8 +115,8 @@ static bool parse_xattrs(cursor *in, bool *any)
         return sound;
     do {
         string key, value;
-        sound = json_string(in, &key) && json_byte(in, ':') && json_string(in, &value) && json_append_base64(&scratch, &value) &&
-                key.length && key.at[0] != '=' && key.at[0] != '\\';
+        sound = json_string(in, &key) && json_byte(in, ':') && json_string(in, &value) &&
+                json_append_base64(&scratch, &value) && key.length && key.at[0] != '=' && key.at[0] != '\\';
     } while (sound && json_byte(in, ','));
     free(scratch.bytes);
     *any = true;
@@ -281,8 +280,8 @@ static bool file_entry(const fields *from, const origin *origin, entry *into)
     bool deflated = is(&from->method, "deflate");
     bool simple = !from->unknown && !from->link.length && !from->link_b64.length && from->data &&
                   (deflated || !from->method.at || is(&from->method, "store")) &&
-                  inside(from->data, from->packed, origin->length) && (!from->chunk || inside(from->index, 32, origin->length)) &&
-                  from->chunk < 1u << 30;
+                  inside(from->data, from->packed, origin->length) &&
+                  (!from->chunk || inside(from->index, 32, origin->length)) && from->chunk < 1u << 30;
     into->flags |= deflated ? DEFLATED : 0;
     parse_hex(&from->crc32, &into->crc);
     if (!simple || (!from->crc32.length && !from->chunk)) {
@@ -383,8 +382,8 @@ bool header_parse(const char **at, const char *end)
     uint64_t children;
     fields directory;
     text scratch = {0};
-    bool sound = json_literal(&in, "{\"xtar\":", 8) && json_string(&in, &version) && json_literal(&in, ",\"tag\":", 7) &&
-                 json_string(&in, &tag) && tag.length == 12 &&
+    bool sound = json_literal(&in, "{\"xtar\":", 8) && json_string(&in, &version) &&
+                 json_literal(&in, ",\"tag\":", 7) && json_string(&in, &tag) && tag.length == 12 &&
                  json_literal(&in, ",\"path\":", 8) && json_string(&in, &path);
     for (size_t i = 0; sound && i < tag.length; i++)
         sound = json_hex_digit(tag.at[i]) >= 0 && !(tag.at[i] >= 'A' && tag.at[i] <= 'F');
@@ -408,8 +407,9 @@ bool index_parse(const char *at, const char *end, block_start **starts, size_t *
     do {
         string first = {0}, encoded = {0};
         block_start start = {0};
-        if (!json_literal(&in, "{\"at\":", 6) || !json_number(&in, &start.at) || !json_literal(&in, ",\"length\":", 10) ||
-            !json_number(&in, &start.length) || !json_literal(&in, ",\"count\":", 9) || !json_number(&in, &start.count) ||
+        if (!json_literal(&in, "{\"at\":", 6) || !json_number(&in, &start.at) ||
+            !json_literal(&in, ",\"length\":", 10) || !json_number(&in, &start.length) ||
+            !json_literal(&in, ",\"count\":", 9) || !json_number(&in, &start.count) ||
             !json_literal(&in, ",\"first\":", 9) || !json_string(&in, &first))
             return false;
         if (json_literal(&in, ",\"first_b64\":", 13) && !json_string(&in, &encoded))

@@ -100,7 +100,8 @@ static void lookup(worker *worker, subject *parent)
 static void getattr(worker *worker, subject *about)
 {
     struct fuse_attr_out out = {.attr_valid = worker->session->appearance.timeout};
-    if (!about->entry.mode || worker->session->appearance.changes) { /* without a mode: the root, which nobody looks up */
+    bool unknown = !about->entry.mode; /* the root, which nobody looks up */
+    if (unknown || worker->session->appearance.changes) {
         question asked;
         entry fresh;
         int error = ask(worker, about, NULL, 0, &asked) ? python_getattr(&asked, &fresh) : ENOMEM;

@@ -73,6 +73,7 @@ static layout *load_layout(shelf *shelf, const entry *directory)
     layout *made = calloc(1, sizeof *made);
     if (!made)
         return NULL;
+    made->start = directory->start;
     made->structure = directory->structure;
     made->blocks = 1;
     if (!directory->index_length)
@@ -99,7 +100,7 @@ static const layout *locked_layout(shelf *shelf, const entry *directory)
     layout **bucket = &shelf->layouts[spread(directory->structure, 0) % 256];
     pthread_mutex_lock(&shelf->lock);
     for (layout *each = *bucket; each; each = each->next)
-        if (each->structure == directory->structure)
+        if (each->structure == directory->structure && each->start == directory->start)
             return each;
     pthread_mutex_unlock(&shelf->lock);
     layout *made = load_layout(shelf, directory);
@@ -107,7 +108,7 @@ static const layout *locked_layout(shelf *shelf, const entry *directory)
         return NULL;
     pthread_mutex_lock(&shelf->lock);
     for (layout *each = *bucket; each; each = each->next)
-        if (each->structure == directory->structure) {
+        if (each->structure == directory->structure && each->start == directory->start) {
             layout_free(made);
             return each;
         }
@@ -153,10 +154,10 @@ static void drop_oldest(shelf *shelf)
 }
 
 /* The shelf itself is one of a block's users. */
-static block *find_block(shelf *shelf, uint64_t structure, size_t number)
+static block *find_block(shelf *shelf, uint64_t start, uint64_t structure, size_t number)
 {
     block *found = shelf->buckets[spread(structure, number) % 1024];
-    while (found && (found->structure != structure || found->number != number))
+    while (found && (found->structure != structure || found->start != start || found->number != number))
         found = found->next;
     if (!found)
         return NULL;
@@ -183,7 +184,7 @@ static block *load_block(shelf *shelf, const entry *directory, const block_start
 
 static block *keep_block(shelf *shelf, block *made)
 {
-    block *other = find_block(shelf, made->structure, made->number);
+    block *other = find_block(shelf, made->start, made->structure, made->number);
     if (other) {
         block_free(made);
         return other;
@@ -202,7 +203,7 @@ static block *keep_block(shelf *shelf, block *made)
 /* Called with the shelf locked, unlocks it. */
 static block *take_block(shelf *shelf, const entry *directory, const layout *layout, size_t number)
 {
-    block *found = find_block(shelf, directory->structure, number);
+    block *found = find_block(shelf, directory->start, directory->structure, number);
     if (found) {
         pthread_mutex_unlock(&shelf->lock);
         return found;
@@ -219,6 +220,7 @@ static block *take_block(shelf *shelf, const entry *directory, const layout *lay
     }
     if (!made)
         return NULL;
+    made->start = directory->start;
     made->structure = directory->structure;
     made->number = number;
     made->first = first;

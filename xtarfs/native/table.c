@@ -16,6 +16,11 @@ static size_t hash(const node *parent, const char *name, size_t length)
     return (size_t)(value ^ value >> 32);
 }
 
+static node **bucket_of(table *table, const node *parent, const char *name, size_t length)
+{
+    return &table->buckets[hash(parent, name, length) & (table->bucket_count - 1)];
+}
+
 static bool make_room(void **items, size_t *room, size_t count, size_t item)
 {
     if (count < *room)
@@ -105,8 +110,9 @@ node *table_get(table *table, uint64_t id)
 
 node *table_find(table *table, const node *parent, const char *name, size_t length)
 {
-    node *found = table->buckets[hash(parent, name, length) & (table->bucket_count - 1)];
-    while (found && (found->parent != parent || found->entry.name_length != length || memcmp(found->name, name, length)))
+    node *found = *bucket_of(table, parent, name, length);
+    while (found &&
+           (found->parent != parent || found->entry.name_length != length || memcmp(found->name, name, length)))
         found = found->next;
     return found;
 }
@@ -123,7 +129,7 @@ node *table_add(table *table, node *parent, const entry *entry, const char *name
         return NULL;
     made->parent = parent;
     parent->children++;
-    node **bucket = &table->buckets[hash(parent, name, entry->name_length) & (table->bucket_count - 1)];
+    node **bucket = bucket_of(table, parent, name, entry->name_length);
     made->next = *bucket;
     *bucket = made;
     if (++table->node_count > table->peak)
@@ -150,7 +156,7 @@ static void drop_unused(table *table, node *unused)
 {
     while (unused && unused->parent && !unused->lookups && !unused->children && !unused->pins) {
         node *parent = unused->parent;
-        node **link = &table->buckets[hash(parent, unused->name, unused->entry.name_length) & (table->bucket_count - 1)];
+        node **link = bucket_of(table, parent, unused->name, unused->entry.name_length);
         while (*link != unused)
             link = &(*link)->next;
         *link = unused->next;
