@@ -27,9 +27,9 @@ def archive(menagerie: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=["fusepy", "mfusepy"])
+@pytest.fixture(scope="module", params=["native", "mfusepy", "fusepy"])
 def binding(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each FUSE binding in turn, chosen for this process and those that it starts."""
+    """Each way to the kernel in turn, chosen for this process and those that it starts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XTARFS_FUSE", request.param)
         yield str(request.param)

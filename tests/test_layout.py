@@ -17,6 +17,8 @@ ORDER = (
     ("parity_commands",),
     ("verify_set", "salvage_set"),
     ("recover", "mount", "extract", "verify", "diff", "listing", "repair", "repair_set", "apply"),
+    ("engine",),
+    ("native",),
     ("relink",),
     ("salvage", "check", "restore", "selection", "protect"),
     ("remains",),
@@ -35,7 +37,7 @@ ORDER = (
     ("spare",),
     ("parity",),
     ("source", "cache", "draft", "shards", "shelf", "structure_file", "volume_names"),
-    ("format", "text"),
+    ("format", "text", "guard"),
     ("errors",),
 )
 RANK = {name: rank for rank, line in enumerate(ORDER) for name in line}

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-import xtarfs.mount as mount_module
+import xtarfs.engine as engine_module
 from tests.memory_fs import CHUNK, MemoryFS, Node
 from tests.mounting import ROOT, failure, gone, until
 from xtarfs.errors import MountError
@@ -541,18 +541,26 @@ def test_what_the_opener_says_comes_through(binding: str, tmp_path: Path, capfd:
     assert "died at the start" in why_not(tmp_path, opened=dying)
 
 
-def test_what_libfuse_says_is_in_the_line(binding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mount_module, "libfuse_options", lambda *a: {**libfuse_options(*a), "no_such_thing": True})
+@pytest.fixture(params=["mfusepy", "fusepy"])
+def libfuse(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each binding of libfuse in turn."""
+    monkeypatch.setenv("XTARFS_FUSE", request.param)
+    return str(request.param)
+
+
+def test_what_libfuse_says_is_in_the_line(libfuse: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "libfuse_options", lambda *a: {**libfuse_options(*a), "no_such_thing": True})
     assert "no_such_thing" in why_not(tmp_path)
 
 
-def in_namespace(prepare: str, tmp_path: Path, *, user: bool = False, options: str = "") -> str:
+def in_namespace(prepare: str, tmp_path: Path, *, user: bool = False, options: str = "", compiled: bool = True) -> str:
     """The error of a mount tried where /dev or /lib look different. `prepare` is run by sh in that place."""
     script = (
         "import os, sys; from tests.memory_fs import MemoryFS; from xtarfs.mount import mount, unmount\n"
-        "from xtarfs.fuse_adapter import load_binding\n"
+        "from xtarfs.engine import load_engine\n"
+        f"if not {compiled}: sys.modules['xtarfs.native.loop'] = None\n"
         f"if {user}:\n"  # loads everything before it becomes nobody, who may not be able to read the project's folder
-        "    load_binding(); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "    load_engine(); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try:\n"
         f"    mount(MemoryFS, sys.argv[1], fsname='x', options=[{options!r}])\n"
         "    unmount(sys.argv[1]); print('mounted and unmounted')\n"
@@ -575,21 +583,30 @@ def test_no_device(binding: str, tmp_path: Path) -> None:
     assert said.startswith("MountError /dev/fuse is missing: run `modprobe fuse`")
 
 
-def test_no_libfuse(binding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hide3 = "for f in /lib/*/libfuse3.so.* /usr/lib/*/libfuse3.so.*; do mount --bind /dev/null $f; done\n"
-    hide2 = hide3.replace("fuse3", "fuse")
-    package = {"fusepy": "apt install libfuse2", "mfusepy": "apt install libfuse3-3 fuse3"}[binding]
-    assert package in in_namespace(hide2 if binding == "fusepy" else hide3, tmp_path)
-    monkeypatch.delenv("XTARFS_FUSE")
-    both = in_namespace(hide2 + hide3, tmp_path)
-    assert "apt install libfuse2" in both
-    assert "apt install libfuse3-3 fuse3" in both
-    assert in_namespace(hide3, tmp_path) == "mounted and unmounted"  # falls back to libfuse 2
+HIDE_3 = "for f in /lib/*/libfuse3.so.* /usr/lib/*/libfuse3.so.*; do mount --bind /dev/null $f; done\n"
+HIDE_2 = HIDE_3.replace("fuse3", "fuse")
 
 
-def test_an_unknown_binding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_libfuse(libfuse: str, tmp_path: Path) -> None:
+    package = {"fusepy": "apt install libfuse2", "mfusepy": "apt install libfuse3-3 fuse3"}[libfuse]
+    assert package in in_namespace(HIDE_2 if libfuse == "fusepy" else HIDE_3, tmp_path)
+
+
+def test_the_engine_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XTARFS_FUSE", raising=False)
+    assert in_namespace(HIDE_2 + HIDE_3, tmp_path) == "mounted and unmounted"
+    neither = in_namespace(HIDE_2 + HIDE_3, tmp_path, compiled=False)
+    assert "apt install libfuse2" in neither
+    assert "apt install libfuse3-3 fuse3" in neither
+    assert in_namespace(HIDE_3, tmp_path, compiled=False) == "mounted and unmounted"
+    assert in_namespace(HIDE_2, tmp_path, compiled=False) == "mounted and unmounted"
+    monkeypatch.setenv("XTARFS_FUSE", "native")
+    assert "install a C compiler" in in_namespace(":", tmp_path, compiled=False)
+
+
+def test_an_unknown_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XTARFS_FUSE", "pyfuse3")
-    assert "use fusepy or mfusepy" in why_not(tmp_path)
+    assert "use native, mfusepy or fusepy" in why_not(tmp_path)
 
 
 OPEN_DEVICE = "mount -t tmpfs none /mnt; mknod -m 666 /mnt/fuse c 10 229; mount --bind /mnt/fuse /dev/fuse"

@@ -75,7 +75,7 @@ def test_unknown_words(archive: Path, point: Path, monkeypatch: pytest.MonkeyPat
     assert "not a size" in refused("mount", archive, point, "--cache-size", "lots", point=point)
     assert "MOUNTPOINT" in refused("mount", archive)
     monkeypatch.setenv("XTARFS_FUSE", "winfsp")
-    assert "use fusepy or mfusepy" in refused("mount", archive, point, point=point)
+    assert "use native, mfusepy or fusepy" in refused("mount", archive, point, point=point)
 
 
 def test_an_unreadable_archive(archive: Path, tmp_path: Path, point: Path) -> None:

@@ -84,6 +84,11 @@ class ByteCache(Generic[Key, Value]):
         del self._values[item[0]]
         self._held -= self._weigh(item[1]) + OVERHEAD
 
+    def halve(self) -> int:
+        """Gives up half of the capacity before anything is kept; how much is left, in bytes."""
+        self._capacity //= 2
+        return self._capacity
+
     @property
     def held(self) -> int:
         """Bytes of memory that the cached values take now."""

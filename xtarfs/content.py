@@ -57,7 +57,7 @@ class Content:
         self._log = log
         self._cache = cache
         self._key = next(self._serial)
-        self._rows: LRU[tuple[int, int], Rows] = LRU(64)
+        self._rows: LRU[tuple[int, ...], Rows] = LRU(64)
         self._streams: LRU[int, CheckpointedStream] = LRU(16)
 
     def read(self, node: Node, offset: int, end: int) -> bytes | bytearray | memoryview:
@@ -203,11 +203,12 @@ class Content:
 
     def _rows_for(self, node: Node, number: int, table: int) -> Rows:
         """The rows around chunk `number` of the chunk table at `table`."""
-        window = number // _WINDOW
-        rows: Rows | None = self._rows.get((table, window))
+        record, window = node.record, number // _WINDOW
+        key = (table, record.size, record.packed, record.chunk, window)  # several records may claim one table
+        rows: Rows | None = self._rows.get(key)
         if rows is None:
-            last = min((window + 1) * _WINDOW, chunks.chunk_count(node.record.size, node.record.chunk)) - 1
-            rows = self._rows[table, window] = self._read_rows(node, window * _WINDOW, last, table, self.source.read_at)
+            last = min((window + 1) * _WINDOW, chunks.chunk_count(record.size, record.chunk)) - 1
+            rows = self._rows[key] = self._read_rows(node, window * _WINDOW, last, table, self.source.read_at)
         return rows
 
     def _read_rows(self, node: Node, first: int, last: int, table: int, read: ReadAt) -> Rows:

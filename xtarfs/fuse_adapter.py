@@ -12,7 +12,6 @@ import ctypes
 import errno
 import importlib
 import itertools
-import logging
 import os
 import signal
 import threading
@@ -23,12 +22,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import MountError
+from .guard import Guard
 from .vfs import FOREVER
 
 if TYPE_CHECKING:
     from .vfs import Attributes, View
-
-log = logging.getLogger("xtarfs")
 
 READ_OPERATIONS = (
     "getattr", "readlink", "open", "read", "statfs", "getxattr", "listxattr",
@@ -69,16 +67,12 @@ _CANDIDATES = (
 
 
 def load_binding(choice: str | None = None) -> Binding:
-    """The binding named by `choice` (else by $XTARFS_FUSE), or else the first one that can be had here.
+    """The binding named by `choice`, or else the first one that can be had here.
 
     Raises MountError that names the missing package.
     """
-    choice = choice or os.environ.get("XTARFS_FUSE") or None
-    candidates = [c for c in _CANDIDATES if choice in (None, c.name)]
-    if not candidates:
-        raise MountError(f"XTARFS_FUSE={choice}: no such binding; use fusepy or mfusepy")
     reasons = []
-    for candidate in candidates:
+    for candidate in (each for each in _CANDIDATES if choice in (None, each.name)):
         library = _find_libfuse(candidate)
         if library is None:
             reasons.append(f"libfuse {candidate.libfuse} is missing: apt install {candidate.package}")
@@ -222,7 +216,7 @@ class Callbacks:
         self._c_stat = binding.module.c_stat
         self._handles = itertools.count(1)
         self._listings: dict[int, _Listing] = {}
-        self._reported: set[tuple[str, str]] = set()
+        self._guard = Guard()
         self._thread_states = _ThreadStates()
         self.last_request = time.monotonic()
         self.answered = False
@@ -233,20 +227,8 @@ class Callbacks:
         self.last_request = time.monotonic()
         try:
             return function(*arguments) or 0
-        except OSError as error:
-            if error.errno:
-                return -error.errno
-            self._report(function.__name__, error)
         except BaseException as error:
-            self._report(function.__name__, error)
-        return -errno.EIO
-
-    def _report(self, operation: str, error: BaseException) -> None:
-        # A reader that meets a fault meets it for every page; once is enough for the log.
-        key = (operation, repr(error)[:200])
-        if key not in self._reported and len(self._reported) < 1000:
-            self._reported.add(key)
-            log.error("%s failed, answered EIO: %r", operation, error, exc_info=error)
+            return -self._guard.errno_of(function.__name__, error)
 
     def init(self, connection: Any, config: Any = None) -> None:
         if self._libfuse == 3:

@@ -193,6 +193,9 @@ class HealingSource(Source):
         with self._lock:
             return block_ranges(sorted(self._healed), self.size)
 
+    def fileno(self) -> int | None:
+        return self._source.fileno()
+
     def close(self) -> None:
         self._source.close()
         self._parity.close()

@@ -8,7 +8,6 @@ import logging
 import logging.handlers
 import os
 import re
-import shutil
 import stat
 import subprocess
 import sys
@@ -18,9 +17,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, NamedTuple, NoReturn
 
+from .engine import Engine, Server, load_engine
 from .errors import MountError, XtarError
-from .fuse_adapter import Binding, Callbacks, load_binding, log, serve
-from .mount_options import MountOptions, libfuse_options, parse_options, shown
+from .guard import log
+from .mount_options import MountOptions, parse_options, shown
+from .native.attach import fusermount
 
 if TYPE_CHECKING:
     from .vfs import View
@@ -49,15 +50,15 @@ def mount(
     chosen = parse_options(options)
     mountpoint = os.path.realpath(mountpoint)
     _check_mountpoint(mountpoint, chosen.nonempty)
-    binding = load_binding()
-    _check_fuse(binding, chosen)
+    engine = load_engine()
+    _check_fuse(chosen)
     handler = _log_handler(chosen.log_file, foreground)
     if chosen.writable_asked:
         print("xtar: note: rw is ignored, archives are mounted read-only", file=sys.stderr)
 
     def run(announce: Callable[[], None]) -> None:
         log.addHandler(handler)
-        _run(binding, open_filesystem, mountpoint, fsname, chosen, announce)
+        _run(engine, open_filesystem, mountpoint, fsname, chosen, announce)
 
     if foreground:
         run(lambda: None)
@@ -67,7 +68,7 @@ def mount(
 
 
 def _run(
-    binding: Binding,
+    engine: Engine,
     open_filesystem: Callable[[], View],
     mountpoint: str,
     fsname: str,
@@ -86,16 +87,17 @@ def _run(
                     return
                 ready.set()
                 captured.release()
+                captured.pass_on()
                 announce()
                 if options.idle_timeout:
-                    _unmount_when_idle(callbacks, mountpoint, options.idle_timeout)
+                    _unmount_when_idle(server, mountpoint, options.idle_timeout)
 
-            # libfuse may yet fail after it has called init, so a request from outside is what tells.
+            # libfuse may yet fail after it has begun, so a request from outside is what tells.
             starter = threading.Thread(target=settle, daemon=True)
-            callbacks = Callbacks(binding, filesystem, starter.start, options.max_read, options.ownership)
+            server = engine(filesystem, starter.start, options)
             reason = "it ended at once"
             try:
-                serve(binding, callbacks, mountpoint, libfuse_options(binding, fsname, options, filesystem.names_kept))
+                server.serve(mountpoint, fsname)
             except RuntimeError as error:
                 reason = f"libfuse gave error {error}"  # after the start: libfuse 3 was ended by a signal
             if not ready.is_set() and not callbacks.answered:
@@ -144,7 +146,7 @@ def _check_mountpoint(mountpoint: str, nonempty: bool) -> None:
         raise MountError(f"{where}: cannot mount there: {error.strerror}") from None
 
 
-def _check_fuse(binding: Binding, chosen: MountOptions) -> None:
+def _check_fuse(chosen: MountOptions) -> None:
     if not os.path.exists("/dev/fuse"):
         raise MountError(
             "/dev/fuse is missing: run `modprobe fuse` as root; "
@@ -152,7 +154,7 @@ def _check_fuse(binding: Binding, chosen: MountOptions) -> None:
         )
     if os.geteuid() == 0:
         return
-    if not _fusermount():
+    if not fusermount():
         raise MountError("fusermount is missing, which lets users mount: apt install fuse3")
     if chosen.flags & {"allow_other", "allow_root"} and not _others_allowed():
         raise MountError("allow_other is for root only, unless /etc/fuse.conf has the line user_allow_other")
@@ -234,10 +236,16 @@ class _Captured:
             os.close(self._terminal)
             self._terminal = -1
 
+    def pass_on(self) -> None:
+        """Shows what was written meanwhile: requests may have failed before the mount counted as ready."""
+        os.write(2, self._written())
+
+    def _written(self) -> bytes:
+        return os.pread(self._file.fileno(), 1 << 20, 0)
+
     def text(self) -> str:
         """What was written so far, as one line."""
-        self._file.seek(0)
-        lines = self._file.read().decode("utf-8", "replace").splitlines()
+        lines = self._written().decode("utf-8", "replace").splitlines()
         return "; ".join(shown(line.strip()) for line in lines if line.strip())
 
 
@@ -298,7 +306,7 @@ def _plain_unmount(mountpoint: str) -> str | None:
     if libc.umount2(os.fsencode(mountpoint), nofollow) == 0:
         return None
     code = ctypes.get_errno()
-    program = _fusermount()
+    program = fusermount()
     if code != errno.EPERM or not program:
         return os.strerror(code)
     # A user's mount; fusermount is setuid root and knows whose it is.
@@ -310,7 +318,7 @@ def _plain_unmount(mountpoint: str) -> str | None:
     return busy if busy in text else text or f"{program} failed"
 
 
-def _unmount_when_idle(callbacks: Callbacks, mountpoint: str, timeout: float) -> None:
+def _unmount_when_idle(server: Server, mountpoint: str, timeout: float) -> None:
     """Unmounts after `timeout` seconds without a request, unless something is open or stands there.
 
     The kernel answers much from its caches without us; that it calls the mount busy is what decides.
@@ -319,7 +327,7 @@ def _unmount_when_idle(callbacks: Callbacks, mountpoint: str, timeout: float) ->
     wait = timeout
     while True:
         time.sleep(wait)
-        idle = time.monotonic() - callbacks.last_request
+        idle = time.monotonic() - server.last_request
         if idle < timeout:
             wait = timeout - idle
         elif _mounted(mountpoint) != own:
@@ -347,7 +355,3 @@ def _mounted(mountpoint: str) -> _Mounted | None:
             if path == wanted:
                 found = _Mounted(fields[2].decode(), right.split(b" ")[0].decode())
     return found
-
-
-def _fusermount() -> str | None:
-    return shutil.which("fusermount3") or shutil.which("fusermount")

@@ -79,13 +79,18 @@ def _set_value(parsed: MountOptions, name: str, value: str) -> None:
         parsed.log_file = os.path.abspath(value)
 
 
-def libfuse_options(binding: Binding, fsname: str, options: MountOptions, names_kept: int) -> dict[str, str | bool]:
-    """libfuse's own -o options; `fsname` is shown as the mount's device, `names_kept` is in seconds."""
-    timeout = names_kept
+def kept_seconds(options: MountOptions, names_kept: int) -> int:
+    """How long the kernel may keep names and attributes that stay as they are for `names_kept` seconds."""
     if options.idle_timeout:
         # Names that are in use must come back to us before the time is over, or a mount that is read
         # from the kernel's caches alone would look idle.
-        timeout = min(timeout, max(1, int(options.idle_timeout / 2)))
+        return min(names_kept, max(1, int(options.idle_timeout / 2)))
+    return names_kept
+
+
+def libfuse_options(binding: Binding, fsname: str, options: MountOptions, names_kept: int) -> dict[str, str | bool]:
+    """libfuse's own -o options; `fsname` is shown as the mount's device, `names_kept` is in seconds."""
+    timeout = kept_seconds(options, names_kept)
     given: dict[str, str | bool] = {
         "ro": True,
         "fsname": escaped(fsname),

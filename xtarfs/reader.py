@@ -37,7 +37,7 @@ class Archive:
         shelf = Shelf(source.name, others, identify)
         own = tree or Tree(source)
         self.tree = own if alone else _tree_of_set(own, shelf)
-        cache = content_cache(cache_size)
+        self._cache = cache = content_cache(cache_size)
         self.content = Content(source, self.tree.tables, self.tree, cache)
         identifier = self.tree.locator.id if self.tree.locator else ""
         self._holders = Holders(shelf, self.tree, cache, (identifier, self.content), self._name_of)
@@ -78,6 +78,10 @@ class Archive:
         if isinstance(self.tree, SetTree):
             self.tree.catalogues.close()
         self.source.close()
+
+    def cede_cache(self) -> int:
+        """Leaves half of the cache to another reader of the same archive: the bytes of that half."""
+        return self._cache.halve()
 
     # -- the tree --------------------------------------------------------------------------------------------
 

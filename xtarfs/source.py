@@ -41,6 +41,10 @@ class Source:
         """Whether any byte of a range had to come from parity so far."""
         return False
 
+    def fileno(self) -> int | None:
+        """A descriptor of one file whose bytes are the source's, where they are not damaged; None if there is none."""
+        return None
+
     def close(self) -> None:
         """Nothing is read any more."""
 
@@ -75,6 +79,9 @@ class FileSource(Source):
         except OSError as error:
             raise SourceError(f"{self.name}: read at byte {offset} failed: {error.strerror}") from None
         return data
+
+    def fileno(self) -> int:
+        return self._fd
 
     def close(self) -> None:
         os.close(self._fd)
