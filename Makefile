@@ -10,7 +10,7 @@ PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml | system
+$(VENV)/.ready: pyproject.toml setup.py $(wildcard builder/*.c xtarfs/*.[ch]) | system
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[test]'
 	touch $@
@@ -55,4 +55,4 @@ bench: setup
 	$(BIN)/python -m bench $(BENCH)
 
 clean:
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info builder/*.so xtarfs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -42,6 +42,11 @@ class Settings:
     level: int = DEFAULT_LEVEL
     chunk_size: int = 32 << 10
 
+    @property
+    def engine_levels(self) -> tuple[int, int]:
+        """libdeflate's level for a member of one chunk, zlib-ng's for chunks."""
+        return _LEVELS[self.level]
+
     def chunk_size_for(self, size: int, deflate: bool) -> int:
         """The chunk size of a file of `size` bytes; 0 if it is not chunked."""
         if size <= self.chunk_size:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 
 from .compress import SEGMENT, Settings
-from .files import Job, Stored, refer, store_small
+from .files import Job, Stored
+from .packer import store_batch
 from .plan import Work
 
 _BATCH_FILES = 32
@@ -27,14 +28,7 @@ class _Batch:
         self.future: Future[list[Stored | OSError | None]] | None = None
 
     def run(self, settings: Settings) -> list[Stored | OSError | None]:
-        return [_try_store(job, settings) for job in self.jobs]
-
-
-def _try_store(job: Job, settings: Settings) -> Stored | OSError | None:
-    try:
-        return refer(job) if job.is_unchanged else store_small(job, settings)
-    except OSError as error:
-        return error
+        return store_batch(self.jobs, settings)
 
 
 class Lookahead:
