@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import packer
+from builder import _packer
 from builder.build import Options, build
 from builder.compress import Settings
 
@@ -23,11 +23,10 @@ def _fixed_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def both(source: Path, tmp_path: Path, settings: Settings) -> tuple[bytes, bytes]:
     """The archive of a tree as the compiled core and as Python writes it."""
-    assert packer._core is not None, "the compiled core is missing: run `make setup`"
     archives = []
-    for core in (packer._core, None):
+    for core in (_packer, None):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(packer, "_core", core)
+            patch.setattr("builder.packer._core", core)
             path = tmp_path / f"{core is None}.xtar"
             assert build(str(source), str(path), Options(settings, force=True)).problems == []
             archives.append(path.read_bytes())
@@ -79,13 +78,13 @@ def test_plain_files_need_no_python(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def refuse(*_: object) -> None:
         raise AssertionError("a plain file was left to Python")
 
-    monkeypatch.setattr(packer, "store_small", refuse)
+    monkeypatch.setattr("builder.packer.store_small", refuse)
     assert build(str(source), str(tmp_path / "out.xtar"), Options()).files == 40
 
 
 @pytest.mark.parametrize("settings", [(0, 5, 32768), (13, 5, 32768), (6, 0, 32768), (6, 10, 32768), (6, 5, 4095)])
 def test_core_refuses_impossible_settings(settings: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError):
-        packer._core.pack([], b"sixsix", *settings)
+        _packer.pack([], b"sixsix", *settings)
     with pytest.raises(ValueError):
-        packer._core.pack([], b"five5", 6, 5, 32768)
+        _packer.pack([], b"five5", 6, 5, 32768)
