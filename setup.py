@@ -2,11 +2,10 @@
 
 from setuptools import Extension, setup
 
-CORES = (("builder._packer", ["builder/packer.c"], ["xtarfs/engines.h", "xtarfs/layout.h"]),)
-
-setup(
-    ext_modules=[
-        Extension(name, sources, depends=headers, optional=True, extra_compile_args=["-O2"])
-        for name, sources, headers in CORES
-    ]
+HEADERS = ["xtarfs/engines.h", "xtarfs/layout.h"]
+CORES = (
+    Extension("builder._packer", ["builder/packer.c"], depends=HEADERS, optional=True),
+    Extension("xtarfs._unpacker", ["xtarfs/unpacker.c"], depends=HEADERS, optional=True),
 )
+
+setup(ext_modules=list(CORES))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .check import NO_LAYOUT, Checker, Item, Problem
+from .check import NO_LAYOUT, Checker, Item, Problem, is_compiled
 from .content import merged, whole
 from .errors import DamagedError, ElsewhereError, FormatError, XtarError
 from .fork import Helper
@@ -60,12 +60,12 @@ def verify(
 ) -> VerifyResult:
     """Checks a whole archive. progress(bytes of the archive done since the last call) is called as it goes.
 
-    jobs: processes that share the work, 0 for one per processor. They are forked, so no other thread should be busy
-    then. alone: files whose data lies in other archives are not read. Damage is in the result, sorted by path. Raises
-    SourceError where the medium fails.
+    jobs: threads or, where nothing is compiled, processes that share the work, 0 for one per processor. These are
+    forked, so no other thread should be busy then. alone: files whose data lies in other archives are not read. Damage
+    is in the result, sorted by path. Raises SourceError where the medium fails.
     """
     jobs = jobs or len(os.sched_getaffinity(0))
-    count = jobs if archive.source.size > _WORTH_A_FORK else 1
+    count = 1 if is_compiled() or archive.source.size <= _WORTH_A_FORK else jobs
     helpers = [
         Helper(_Verification(archive, (index, count), jobs, _no_progress, alone).run) for index in range(1, count)
     ]

@@ -1,0 +1,426 @@
+/* Members against their records, whole batches of them without the interpreter.
+
+The twin of `check.check_member`, which stays the reference: here a member is either proven sound in every bit, or left
+to Python, which says what is wrong with it. So is every member that is out of the ordinary. */
+
+#define _GNU_SOURCE
+#include "engines.h"
+#include "layout.h"
+
+enum { LARGEST_CONTENT = 16 << 20, ROOM_STEP = 1 << 20, SHA256_DIGITS = 64, TEXT_ROOM = 256 };
+
+static const char CHUNK_END[9] = "\0\0\xff\xff\0\0\0\xff\xff"; /* sync flush and full flush, behind every chunk but the last */
+
+/* What unpacking needs again and again; kept from batch to batch. */
+typedef struct Bench {
+    struct Bench *next;
+    void *decompressor, *digest;
+    uint8_t *content;
+    size_t room;
+} Bench;
+
+/* One member. at, end: where it lies in the source; the other places count from `at`. */
+typedef struct {
+    Member member;
+    char text[TEXT_ROOM]; /* what name, user and group point to */
+    size_t used;
+    uint64_t at, end, data, index, chunk;
+    uint32_t packed_crc32;
+    bool plain, has_packed_crc32, sound;
+    char sha256[SHA256_DIGITS];
+} File;
+
+enum { NAME, NAME_B64, TYPE, MODE, UID, GID, USER, GROUP, MTIME, SIZE, AT, DATA, PACKED, METHOD, CHUNK, INDEX, CRC32,
+       SHA256, PACKED_CRC32, XATTRS, RECORD, INO, TAG, ATTRIBUTES };
+
+static const char *const attribute_names[ATTRIBUTES] = {
+    "name", "name_b64", "type", "mode", "uid", "gid", "user", "group", "mtime", "size", "at", "data", "packed", "method",
+    "chunk", "index", "crc32", "sha256", "packed_crc32", "xattrs", "record", "ino", "tag"};
+
+static PyObject *attributes[ATTRIBUTES];
+static Bench *idle; /* guarded by the interpreter lock */
+
+static void free_bench(Bench *bench) {
+    if (bench->decompressor)
+        engines.free_decompressor(bench->decompressor);
+    if (bench->digest)
+        engines.digest_free(bench->digest);
+    free(bench->content);
+    free(bench);
+}
+
+static Bench *take_bench(void) {
+    Bench *bench = idle;
+    if (bench) {
+        idle = bench->next;
+        return bench;
+    }
+    bench = calloc(1, sizeof *bench);
+    if (!bench)
+        return NULL;
+    bench->decompressor = engines.alloc_decompressor();
+    bench->digest = new_digest();
+    if (bench->decompressor && bench->digest)
+        return bench;
+    free_bench(bench);
+    return NULL;
+}
+
+static void put_back(Bench *bench) {
+    bench->next = idle;
+    idle = bench;
+}
+
+/* -- records: numbers and texts out of Python objects; false, perhaps with an error set, for what is not plain ------- */
+
+static bool get_number(PyObject *object, int attribute, uint64_t *number) {
+    PyObject *value = PyObject_GetAttr(object, attributes[attribute]);
+    *number = value ? PyLong_AsUnsignedLongLong(value) : 0;
+    Py_XDECREF(value);
+    return !PyErr_Occurred();
+}
+
+/* The attribute's text into `room`, of which it may fill `most`; its length, -1 if it is longer or none. */
+static Py_ssize_t get_text(PyObject *object, int attribute, char *room, Py_ssize_t most) {
+    PyObject *value = PyObject_GetAttr(object, attributes[attribute]);
+    Py_ssize_t length = -1;
+    const char *text = value ? PyUnicode_AsUTF8AndSize(value, &length) : NULL;
+    if (text && length <= most)
+        memcpy(room, text, (size_t)length);
+    else
+        length = -1;
+    Py_XDECREF(value);
+    return length;
+}
+
+static bool keep_text(PyObject *record, int attribute, File *file, Py_ssize_t most, Span *span) {
+    char *room = file->text + file->used;
+    Py_ssize_t length = get_text(record, attribute, room, most);
+    if (length < 0)
+        return false;
+    *span = (Span){(const uint8_t *)room, (size_t)length};
+    file->used += (size_t)length;
+    return true;
+}
+
+static bool is_text(PyObject *record, int attribute, const char *wanted) {
+    char text[16];
+    Py_ssize_t length = get_text(record, attribute, text, sizeof text);
+    return length >= 0 && (size_t)length == strlen(wanted) && !memcmp(text, wanted, (size_t)length);
+}
+
+static bool get_crc(PyObject *record, int attribute, uint32_t *crc) {
+    char text[8];
+    *crc = 0;
+    if (get_text(record, attribute, text, sizeof text) != sizeof text)
+        return false;
+    for (size_t i = 0; i < sizeof text; i++) {
+        char c = text[i];
+        if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'f'))
+            return false;
+        *crc = *crc << 4 | (uint32_t)(c <= '9' ? c - '0' : c - 'a' + 10);
+    }
+    return true;
+}
+
+static bool get_mode(PyObject *record, uint32_t *mode) {
+    char text[4];
+    if (get_text(record, MODE, text, sizeof text) != sizeof text)
+        return false;
+    *mode = 0100000;
+    for (size_t i = 0; i < sizeof text; i++) {
+        if (text[i] < '0' || text[i] > '7')
+            return false;
+        *mode |= (uint32_t)(text[i] - '0') << (9 - 3 * i);
+    }
+    return true;
+}
+
+static bool get_time(PyObject *record, Member *member) {
+    char text[20];
+    Py_ssize_t length = get_text(record, MTIME, text, sizeof text), i = 0;
+    member->mtime = 0;
+    member->nanoseconds = 0;
+    if (length < 1)
+        return false;
+    for (; i < length && text[i] != '.'; i++) {
+        if (text[i] < '0' || text[i] > '9' || i > 9)
+            return false;
+        member->mtime = member->mtime * 10 + (text[i] - '0');
+    }
+    if (i == length)
+        return i > 0;
+    uint32_t unit = 100000000;
+    Py_ssize_t digits = length - ++i;
+    for (; i < length; i++, unit /= 10) {
+        if (text[i] < '0' || text[i] > '9')
+            return false;
+        member->nanoseconds += (uint32_t)(text[i] - '0') * unit;
+    }
+    return digits >= 1 && digits <= 9;
+}
+
+static bool has_xattrs(PyObject *record) {
+    PyObject *value = PyObject_GetAttr(record, attributes[XATTRS]);
+    bool some = !value || PyObject_Size(value) != 0;
+    Py_XDECREF(value);
+    return some;
+}
+
+static bool get_places(PyObject *record, File *file) {
+    uint64_t at;
+    if (!get_number(record, AT, &at) || !get_number(record, DATA, &file->data) ||
+        !get_number(record, INDEX, &file->index) || !get_number(record, CHUNK, &file->chunk) || file->data < at ||
+        (file->chunk && (file->index < at || file->chunk > LARGEST_CONTENT)))
+        return false;
+    file->data -= at;
+    file->index -= file->chunk ? at : 0;
+    return true;
+}
+
+static bool get_owner(PyObject *record, Member *member) {
+    uint64_t uid, gid;
+    if (!get_number(record, UID, &uid) || !get_number(record, GID, &gid) || uid >= LARGEST_ID || gid >= LARGEST_ID)
+        return false;
+    member->uid = (uint32_t)uid;
+    member->gid = (uint32_t)gid;
+    return true;
+}
+
+static bool parse_record(PyObject *record, File *file) {
+    Member *member = &file->member;
+    if (!is_text(record, TYPE, "file") || !is_text(record, NAME_B64, "") || has_xattrs(record))
+        return false;
+    if (!keep_text(record, NAME, file, LONGEST_NAME - 4, &member->name))
+        return false;
+    memcpy(file->text + file->used, ".zip", 4);
+    file->used += 4;
+    member->name.length += 4;
+    if (!keep_text(record, USER, file, LONGEST_OWNER, &member->user) ||
+        !keep_text(record, GROUP, file, LONGEST_OWNER, &member->group) || !get_owner(record, member) ||
+        !get_mode(record, &member->mode) || !get_time(record, member) || !get_number(record, SIZE, &member->size) ||
+        !get_number(record, PACKED, &member->packed) || !get_places(record, file) ||
+        !get_crc(record, CRC32, &member->crc32) ||
+        get_text(record, SHA256, file->sha256, SHA256_DIGITS) != SHA256_DIGITS)
+        return false;
+    file->has_packed_crc32 = !is_text(record, PACKED_CRC32, "");
+    if (file->has_packed_crc32 && !get_crc(record, PACKED_CRC32, &file->packed_crc32))
+        return false;
+    member->method = is_text(record, METHOD, "deflate") ? DEFLATED : STORED;
+    return (member->method == DEFLATED || is_text(record, METHOD, "store")) && is_plain(member) &&
+           member->size <= LARGEST_CONTENT;
+}
+
+/* The general purpose bits, as zip.flags() has them. */
+static uint16_t flags_of(Span path) {
+    for (size_t i = 0; i < path.length; i++)
+        if (path.bytes[i] & 0x80) {
+            PyObject *text = PyUnicode_DecodeUTF8((const char *)path.bytes, (Py_ssize_t)path.length, NULL);
+            Py_XDECREF(text);
+            PyErr_Clear();
+            return text ? 0x0800 : 0;
+        }
+    return 0;
+}
+
+static bool parse_mark(PyObject *mark, Member *member, uint8_t tag[6]) {
+    uint64_t ino;
+    PyObject *value = PyObject_GetAttr(mark, attributes[TAG]);
+    bool valid = value && PyBytes_Check(value) && PyBytes_GET_SIZE(value) == 6 && get_number(mark, INO, &ino);
+    if (valid) {
+        memcpy(tag, PyBytes_AS_STRING(value), 6);
+        member->tag = tag;
+        member->ino = (uint32_t)ino;
+    }
+    Py_XDECREF(value);
+    return valid;
+}
+
+/* An item as check.Item has it: (node, path, mark, at, end). False with an error set if it is none. */
+static bool parse_item(PyObject *item, File *file, uint8_t tag[6]) {
+    PyObject *node, *mark;
+    const char *path;
+    Py_ssize_t length;
+    unsigned long long at, end;
+    if (!PyArg_ParseTuple(item, "Oy#OKK;an item", &node, &path, &length, &mark, &at, &end))
+        return false;
+    file->at = at;
+    file->end = end;
+    file->member.path = (Span){(const uint8_t *)path, (size_t)length};
+    PyObject *record = length <= LONGEST_PATH ? PyObject_GetAttr(node, attributes[RECORD]) : NULL;
+    file->plain = record && parse_record(record, file) && parse_mark(mark, &file->member, tag);
+    if (file->plain)
+        file->member.flags = flags_of(file->member.path);
+    Py_XDECREF(record);
+    PyErr_Clear();
+    return true;
+}
+
+/* -- members: no Python from here on ------------------------------------------------------------------------------- */
+
+static uint32_t read32(const uint8_t *at) {
+    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+static uint64_t read64(const uint8_t *at) { return read32(at) | (uint64_t)read32(at + 4) << 32; }
+
+static size_t chunk_count(const File *file) { return (size_t)((file->member.size + file->chunk - 1) / file->chunk); }
+
+static size_t table_length(const File *file) {
+    if (!file->chunk)
+        return 0;
+    size_t count = chunk_count(file);
+    return TABLE_HEAD + 4 * count + (file->member.method == DEFLATED && count ? 8 * (count - 1) : 0);
+}
+
+/* The content of the packed data; NULL if it does not unpack to its size. */
+static const uint8_t *unpack(Bench *bench, const Member *member, const uint8_t *packed) {
+    if (member->method == STORED)
+        return member->packed == member->size ? packed : NULL;
+    if (bench->room < member->size) {
+        size_t room = ((size_t)member->size / ROOM_STEP + 1) * ROOM_STEP;
+        free(bench->content);
+        bench->content = malloc(room);
+        bench->room = bench->content ? room : 0;
+    }
+    if (!bench->content && !(bench->content = malloc(bench->room = ROOM_STEP)))
+        return NULL;
+    int result = engines.decompress(bench->decompressor, packed, (size_t)member->packed, bench->content,
+                                    (size_t)member->size, NULL);
+    return result == 0 ? bench->content : NULL;
+}
+
+/* Whether every chunk of the content matches its row, and ends in the packed data where its row says. */
+static bool chunks_match(const File *file, const uint8_t *packed, const uint8_t *content, const uint8_t *table) {
+    const Member *member = &file->member;
+    size_t count = chunk_count(file), size = (size_t)member->size, chunk = (size_t)file->chunk;
+    const uint8_t *crcs = table + TABLE_HEAD, *offsets = crcs + 4 * count;
+    for (size_t row = 0; row < count; row++) {
+        size_t at = row * chunk;
+        if (engines.crc32(0, content + at, size - at < chunk ? size - at : chunk) != read32(crcs + 4 * row))
+            return false;
+        if (member->method == DEFLATED && row) {
+            uint64_t end = read64(offsets + 8 * (row - 1));
+            if (end < sizeof CHUNK_END || end > member->packed ||
+                memcmp(packed + end - sizeof CHUNK_END, CHUNK_END, sizeof CHUNK_END))
+                return false;
+        }
+    }
+    return true;
+}
+
+static bool content_matches(Bench *bench, const File *file, const uint8_t *content) {
+    uint8_t sum[32];
+    const Member *member = &file->member;
+    if (engines.crc32(0, content, (size_t)member->size) != member->crc32 ||
+        !sha256(bench->digest, content, (size_t)member->size, sum))
+        return false;
+    for (size_t i = 0; i < SHA256_DIGITS; i++)
+        if (file->sha256[i] != "0123456789abcdef"[i & 1 ? sum[i / 2] & 15 : sum[i / 2] >> 4])
+            return false;
+    return true;
+}
+
+/* Whether the headers before the data, and all that follows it, are exactly what the record calls for. */
+static bool around_matches(const File *file, const uint8_t *raw, const uint8_t *table, size_t table_size) {
+    uint8_t expected[LARGEST_TAIL];
+    const Member *member = &file->member;
+    size_t head = head_length(member);
+    put_head(expected, member, table_size);
+    if (memcmp(raw, expected, head))
+        return false;
+    const uint8_t *tail = raw + head + member->packed;
+    if (table_size) {
+        put_table_head(expected, member, table_size, engines.crc32(0, table, table_size));
+        if (memcmp(tail, expected, table_head_length(member)))
+            return false;
+        tail = table + table_size;
+    }
+    size_t length = (size_t)(put_end(expected, member, table_size) - expected);
+    return !memcmp(tail, expected, length);
+}
+
+/* Whether the member that fills `raw` is sound. */
+static bool is_sound(Bench *bench, const File *file, const uint8_t *raw, size_t length) {
+    const Member *member = &file->member;
+    size_t head = head_length(member), table_size = table_length(file);
+    size_t tail = head + (size_t)member->packed;
+    size_t table_at = table_size ? tail + table_head_length(member) : 0;
+    size_t unpadded = tail + unpadded_tail_length(member, table_size);
+    if (file->data != head || length != unpadded + (size_t)(-unpadded % BLOCK) || (table_size && file->index != table_at))
+        return false;
+    const uint8_t *packed = raw + head, *table = raw + table_at;
+    const uint8_t *content = unpack(bench, member, packed);
+    return content && (!table_size || chunks_match(file, packed, content, table)) &&
+           content_matches(bench, file, content) &&
+           (!file->has_packed_crc32 || engines.crc32(0, packed, (size_t)member->packed) == file->packed_crc32) &&
+           around_matches(file, raw, table, table_size);
+}
+
+static void check_all(Bench *bench, File *files, Py_ssize_t count, const uint8_t *raw, uint64_t start, uint64_t size) {
+    for (Py_ssize_t i = 0; i < count; i++) {
+        File *file = &files[i];
+        file->sound = file->plain && file->at >= start && file->at <= file->end && file->end - start <= size &&
+                      is_sound(bench, file, raw + (file->at - start), (size_t)(file->end - file->at));
+    }
+}
+
+/* -- the module ---------------------------------------------------------------------------------------------------- */
+
+static PyObject *unproven(PyObject *items, const File *files) {
+    PyObject *left = PyList_New(0);
+    for (Py_ssize_t i = 0; left && i < PyTuple_GET_SIZE(items); i++)
+        if (!files[i].sound && PyList_Append(left, PyTuple_GET_ITEM(items, i)))
+            Py_CLEAR(left);
+    return left;
+}
+
+PyDoc_STRVAR(check_doc, "check(items, raw, start) -> list\n\n"
+                        "The items (check.Item) that are not proven to be sound. raw: bytes of the source from `start`\n"
+                        "on, all of the items among them.");
+
+static PyObject *check(PyObject *self, PyObject *args) {
+    PyObject *items, *left = NULL;
+    Py_buffer raw;
+    unsigned long long start;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "Oy*K:check", &items, &raw, &start))
+        return NULL;
+    PyObject *kept = PySequence_Tuple(items); /* nobody else may change it meanwhile */
+    Py_ssize_t count = kept ? PyTuple_GET_SIZE(kept) : 0;
+    File *files = kept ? calloc((size_t)count + 1, sizeof *files) : NULL;
+    uint8_t(*tags)[6] = files ? calloc((size_t)count + 1, sizeof *tags) : NULL;
+    Bench *bench = tags ? take_bench() : NULL;
+    bool parsed = bench != NULL;
+    if (kept && !bench)
+        PyErr_NoMemory();
+    for (Py_ssize_t i = 0; parsed && i < count; i++)
+        parsed = parse_item(PyTuple_GET_ITEM(kept, i), &files[i], tags[i]);
+    if (parsed) {
+        Py_BEGIN_ALLOW_THREADS;
+        check_all(bench, files, count, raw.buf, start, (uint64_t)raw.len);
+        Py_END_ALLOW_THREADS;
+        left = unproven(kept, files);
+    }
+    if (bench)
+        put_back(bench);
+    free(tags);
+    free(files);
+    Py_XDECREF(kept);
+    PyBuffer_Release(&raw);
+    return left;
+}
+
+static PyMethodDef methods[] = {{"check", check, METH_VARARGS, check_doc}, {0}};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "xtarfs._unpacker", .m_size = -1, .m_methods = methods};
+
+PyMODINIT_FUNC PyInit__unpacker(void) {
+    if (!load_reading_engines())
+        return NULL;
+    for (int i = 0; i < ATTRIBUTES; i++)
+        if (!attributes[i] && !(attributes[i] = PyUnicode_InternFromString(attribute_names[i])))
+            return NULL;
+    return PyModule_Create(&definition);
+}
