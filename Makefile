@@ -12,7 +12,8 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml setup.py $(wildcard builder/*.c xtarfs/*.[ch]) | system
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --config-settings editable_mode=compat --editable '.[test]'
+	$(BIN)/python -m compileall -q builder xtarfs
 	touch $@
 
 # Every package is named with a file or command that shows it is there, so that apt runs only where it must.

@@ -18,6 +18,7 @@ ORDER = (
     ("verify_set", "salvage_set"),
     ("recover", "mount", "extract", "verify", "diff", "listing", "repair", "repair_set", "apply"),
     ("relink",),
+    ("bulk",),
     ("salvage", "check", "restore", "selection", "protect"),
     ("remains",),
     ("carve", "attributes", "results", "crew", "fork", "mount_options"),

@@ -66,7 +66,7 @@ def is_compiled() -> bool:
 
 def check_batch(items: list[Item], raw: bytes, start: int) -> list[tuple[Node, Problem]]:
     """What is wrong with which of some members, all of them in `raw`, which lies at `start` of the source."""
-    suspects = _core.check(items, raw, start) if _core else items
+    suspects = [items[number] for number in _core.check(items, raw, start)] if _core else items
     checked = ((item.node, check_member(item, raw[item.at - start : item.end - start])) for item in suspects)
     return [(node, problem) for node, problem in checked if problem]
 

@@ -1,11 +1,16 @@
-/* Members against their records, whole batches of them without the interpreter.
+/* Members against their records, and to files: whole batches of them without the interpreter.
 
-The twin of `check.check_member`, which stays the reference: here a member is either proven sound in every bit, or left
-to Python, which says what is wrong with it. So is every member that is out of the ordinary. */
+The twin of `check.check_member` and `restore.write_file`, which stay the reference: here a member is either sound in
+every bit, or left to Python, which says what is wrong with it. So is every member that is out of the ordinary. */
 
 #define _GNU_SOURCE
 #include "engines.h"
 #include "layout.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 enum { LARGEST_CONTENT = 16 << 20, ROOM_STEP = 1 << 20, SHA256_DIGITS = 64, TEXT_ROOM = 256 };
 
@@ -19,23 +24,29 @@ typedef struct Bench {
     size_t room;
 } Bench;
 
-/* One member. at, end: where it lies in the source; the other places count from `at`. */
+/* One member. at, end: where it lies in the source; data and index count from `at`. folder, name, uid, gid: where and
+for whom it is restored. done: proven sound, or restored. */
 typedef struct {
     Member member;
     char text[TEXT_ROOM]; /* what name, user and group point to */
     size_t used;
     uint64_t at, end, data, index, chunk;
     uint32_t packed_crc32;
-    bool plain, has_packed_crc32, sound;
+    bool plain, has_packed_crc32, done;
     char sha256[SHA256_DIGITS];
+    int folder;
+    const char *name;
+    uid_t uid;
+    gid_t gid;
 } File;
 
 enum { NAME, NAME_B64, TYPE, MODE, UID, GID, USER, GROUP, MTIME, SIZE, AT, DATA, PACKED, METHOD, CHUNK, INDEX, CRC32,
-       SHA256, PACKED_CRC32, XATTRS, RECORD, INO, TAG, ATTRIBUTES };
+       SHA256, PACKED_CRC32, XATTRS, HOLES, RECORD, BASE, INO, TAG, ATTRIBUTES };
 
 static const char *const attribute_names[ATTRIBUTES] = {
     "name", "name_b64", "type", "mode", "uid", "gid", "user", "group", "mtime", "size", "at", "data", "packed", "method",
-    "chunk", "index", "crc32", "sha256", "packed_crc32", "xattrs", "record", "ino", "tag"};
+    "chunk", "index", "crc32", "sha256", "packed_crc32", "xattrs", "holes", "record", "base", "ino",
+    "tag"};
 
 static PyObject *attributes[ATTRIBUTES];
 static Bench *idle; /* guarded by the interpreter lock */
@@ -160,18 +171,18 @@ static bool get_time(PyObject *record, Member *member) {
     return digits >= 1 && digits <= 9;
 }
 
-static bool has_xattrs(PyObject *record) {
-    PyObject *value = PyObject_GetAttr(record, attributes[XATTRS]);
-    bool some = !value || PyObject_Size(value) != 0;
+static bool is_empty(PyObject *record, int attribute) {
+    PyObject *value = PyObject_GetAttr(record, attributes[attribute]);
+    bool empty = value && PyObject_Size(value) == 0;
     Py_XDECREF(value);
-    return some;
+    return empty;
 }
 
 static bool get_places(PyObject *record, File *file) {
     uint64_t at;
     if (!get_number(record, AT, &at) || !get_number(record, DATA, &file->data) ||
         !get_number(record, INDEX, &file->index) || !get_number(record, CHUNK, &file->chunk) || file->data < at ||
-        (file->chunk && (file->index < at || file->chunk > LARGEST_CONTENT)))
+        (file->chunk && (file->index < at || file->chunk > LARGEST_CONTENT || !file->member.size)))
         return false;
     file->data -= at;
     file->index -= file->chunk ? at : 0;
@@ -189,7 +200,7 @@ static bool get_owner(PyObject *record, Member *member) {
 
 static bool parse_record(PyObject *record, File *file) {
     Member *member = &file->member;
-    if (!is_text(record, TYPE, "file") || !is_text(record, NAME_B64, "") || has_xattrs(record))
+    if (!is_text(record, TYPE, "file") || !is_text(record, NAME_B64, "") || !is_empty(record, XATTRS))
         return false;
     if (!keep_text(record, NAME, file, LONGEST_NAME - 4, &member->name))
         return false;
@@ -251,6 +262,22 @@ static bool parse_item(PyObject *item, File *file, uint8_t tag[6]) {
     file->plain = record && parse_record(record, file) && parse_mark(mark, &file->member, tag);
     if (file->plain)
         file->member.flags = flags_of(file->member.path);
+    Py_XDECREF(record);
+    PyErr_Clear();
+    return true;
+}
+
+/* A job of restore(). False with an error set if it is none. */
+static bool parse_job(PyObject *job, File *file) {
+    PyObject *node;
+    uint64_t base, at;
+    if (!PyArg_ParseTuple(job, "OiyII;a job", &node, &file->folder, &file->name, &file->uid, &file->gid))
+        return false;
+    PyObject *record = PyObject_GetAttr(node, attributes[RECORD]);
+    file->plain = record && parse_record(record, file) && is_empty(record, HOLES) && get_number(node, BASE, &base) && get_number(record, AT, &at) &&
+                  !strchr(file->name, '/');
+    if (file->plain)
+        file->at = base + at;
     Py_XDECREF(record);
     PyErr_Clear();
     return true;
@@ -340,6 +367,14 @@ static bool around_matches(const File *file, const uint8_t *raw, const uint8_t *
     return !memcmp(tail, expected, length);
 }
 
+/* The content, checked; NULL if it is not what the record says. */
+static const uint8_t *sound_content(Bench *bench, const File *file, const uint8_t *packed, const uint8_t *table) {
+    const uint8_t *content = unpack(bench, &file->member, packed);
+    bool sound = content && (!file->chunk || chunks_match(file, packed, content, table)) &&
+                 content_matches(bench, file, content);
+    return sound ? content : NULL;
+}
+
 /* Whether the member that fills `raw` is sound. */
 static bool is_sound(Bench *bench, const File *file, const uint8_t *raw, size_t length) {
     const Member *member = &file->member;
@@ -350,68 +385,182 @@ static bool is_sound(Bench *bench, const File *file, const uint8_t *raw, size_t 
     if (file->data != head || length != unpadded + (size_t)(-unpadded % BLOCK) || (table_size && file->index != table_at))
         return false;
     const uint8_t *packed = raw + head, *table = raw + table_at;
-    const uint8_t *content = unpack(bench, member, packed);
-    return content && (!table_size || chunks_match(file, packed, content, table)) &&
-           content_matches(bench, file, content) &&
+    return sound_content(bench, file, packed, table) &&
            (!file->has_packed_crc32 || engines.crc32(0, packed, (size_t)member->packed) == file->packed_crc32) &&
            around_matches(file, raw, table, table_size);
 }
 
-static void check_all(Bench *bench, File *files, Py_ssize_t count, const uint8_t *raw, uint64_t start, uint64_t size) {
-    for (Py_ssize_t i = 0; i < count; i++) {
-        File *file = &files[i];
-        file->sound = file->plain && file->at >= start && file->at <= file->end && file->end - start <= size &&
-                      is_sound(bench, file, raw + (file->at - start), (size_t)(file->end - file->at));
+/* Bytes of the source that are in memory: `size` from `start` on. */
+typedef struct {
+    const uint8_t *bytes;
+    uint64_t start, size;
+} Window;
+
+/* Where `size` bytes from `at` on of the source are in memory; NULL if they are not. */
+static const uint8_t *in_window(const Window *window, uint64_t at, uint64_t size) {
+    bool inside = at >= window->start && size <= window->size && at - window->start <= window->size - size;
+    return inside ? window->bytes + (at - window->start) : NULL;
+}
+
+static bool check_file(Bench *bench, File *file, const Window *window) {
+    const uint8_t *raw = file->at <= file->end ? in_window(window, file->at, file->end - file->at) : NULL;
+    return raw && is_sound(bench, file, raw, (size_t)(file->end - file->at));
+}
+
+/* -- files --------------------------------------------------------------------------------------------------------- */
+
+static bool write_all(int fd, const uint8_t *data, size_t size) {
+    while (size) {
+        ssize_t written = write(fd, data, size);
+        if (written <= 0)
+            return false;
+        data += written;
+        size -= (size_t)written;
     }
+    return true;
+}
+
+static bool make_file(const File *file, const char *temporary, const uint8_t *content) {
+    const Member *member = &file->member;
+    const struct timespec time = {(time_t)member->mtime, (long)member->nanoseconds}, times[2] = {time, time};
+    int fd = openat(file->folder, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return false;
+    bool made = write_all(fd, content, (size_t)member->size) &&
+                (file->uid == (uid_t)-1 || !fchown(fd, file->uid, file->gid)) && !fchmod(fd, member->mode & 0777) &&
+                !futimens(fd, times);
+    close(fd);
+    made = made && !renameat2(file->folder, temporary, file->folder, file->name, RENAME_NOREPLACE);
+    if (!made)
+        unlinkat(file->folder, temporary, 0);
+    return made;
+}
+
+/* The file under its name, with owner, mode and time, or nothing. */
+static bool restore_file(Bench *bench, File *file, const Window *window, const char *temporary) {
+    const Member *member = &file->member;
+    const uint8_t *packed = in_window(window, file->at + file->data, member->packed);
+    const uint8_t *table = file->chunk ? in_window(window, file->at + file->index, table_length(file)) : NULL;
+    if (!packed || (file->chunk && !table) || member->mode & 07000)
+        return false;
+    struct stat there;
+    if (!fstatat(file->folder, file->name, &there, AT_SYMLINK_NOFOLLOW))
+        return false;
+    const uint8_t *content = sound_content(bench, file, packed, table);
+    return content && make_file(file, temporary, content);
 }
 
 /* -- the module ---------------------------------------------------------------------------------------------------- */
 
-static PyObject *unproven(PyObject *items, const File *files) {
+/* One call's items as files, and what is needed to go through them. */
+typedef struct {
+    PyObject *items;
+    Py_ssize_t count;
+    File *files;
+    uint8_t (*tags)[6];
+    Bench *bench;
+    Py_buffer raw;
+    Window window;
+} Batch;
+
+/* raw: a buffer that is the batch's from now on. False with an error set. */
+static bool open_batch(Batch *batch, PyObject *items, unsigned long long start) {
+    batch->items = PySequence_Tuple(items); /* nobody else may change it meanwhile */
+    if (!batch->items)
+        return false;
+    batch->count = PyTuple_GET_SIZE(batch->items);
+    batch->files = calloc((size_t)batch->count + 1, sizeof *batch->files);
+    batch->tags = calloc((size_t)batch->count + 1, sizeof *batch->tags);
+    batch->bench = take_bench();
+    batch->window = (Window){batch->raw.buf, start, (uint64_t)batch->raw.len};
+    if (!batch->files || !batch->tags || !batch->bench)
+        PyErr_NoMemory();
+    return !PyErr_Occurred();
+}
+
+static void close_batch(Batch *batch) {
+    if (batch->bench)
+        put_back(batch->bench);
+    free(batch->tags);
+    free(batch->files);
+    Py_XDECREF(batch->items);
+    PyBuffer_Release(&batch->raw);
+}
+
+/* The numbers of the items that are left for Python. */
+static PyObject *undone(const Batch *batch) {
     PyObject *left = PyList_New(0);
-    for (Py_ssize_t i = 0; left && i < PyTuple_GET_SIZE(items); i++)
-        if (!files[i].sound && PyList_Append(left, PyTuple_GET_ITEM(items, i)))
+    for (Py_ssize_t i = 0; left && i < batch->count; i++) {
+        PyObject *number = batch->files[i].done ? NULL : PyLong_FromSsize_t(i);
+        if (!batch->files[i].done && (!number || PyList_Append(left, number)))
             Py_CLEAR(left);
+        Py_XDECREF(number);
+    }
     return left;
 }
 
 PyDoc_STRVAR(check_doc, "check(items, raw, start) -> list\n\n"
-                        "The items (check.Item) that are not proven to be sound. raw: bytes of the source from `start`\n"
-                        "on, all of the items among them.");
+                        "Which of the items (check.Item) are not proven to be sound. raw: bytes of the source from\n"
+                        "`start` on, all of the items among them.");
 
 static PyObject *check(PyObject *self, PyObject *args) {
+    Batch batch = {0};
     PyObject *items, *left = NULL;
-    Py_buffer raw;
     unsigned long long start;
     (void)self;
-    if (!PyArg_ParseTuple(args, "Oy*K:check", &items, &raw, &start))
+    if (!PyArg_ParseTuple(args, "Oy*K:check", &items, &batch.raw, &start))
         return NULL;
-    PyObject *kept = PySequence_Tuple(items); /* nobody else may change it meanwhile */
-    Py_ssize_t count = kept ? PyTuple_GET_SIZE(kept) : 0;
-    File *files = kept ? calloc((size_t)count + 1, sizeof *files) : NULL;
-    uint8_t(*tags)[6] = files ? calloc((size_t)count + 1, sizeof *tags) : NULL;
-    Bench *bench = tags ? take_bench() : NULL;
-    bool parsed = bench != NULL;
-    if (kept && !bench)
-        PyErr_NoMemory();
-    for (Py_ssize_t i = 0; parsed && i < count; i++)
-        parsed = parse_item(PyTuple_GET_ITEM(kept, i), &files[i], tags[i]);
+    bool parsed = open_batch(&batch, items, start);
+    for (Py_ssize_t i = 0; parsed && i < batch.count; i++)
+        parsed = parse_item(PyTuple_GET_ITEM(batch.items, i), &batch.files[i], batch.tags[i]);
     if (parsed) {
         Py_BEGIN_ALLOW_THREADS;
-        check_all(bench, files, count, raw.buf, start, (uint64_t)raw.len);
+        for (Py_ssize_t i = 0; i < batch.count; i++)
+            batch.files[i].done = batch.files[i].plain && check_file(batch.bench, &batch.files[i], &batch.window);
         Py_END_ALLOW_THREADS;
-        left = unproven(kept, files);
+        left = undone(&batch);
     }
-    if (bench)
-        put_back(bench);
-    free(tags);
-    free(files);
-    Py_XDECREF(kept);
-    PyBuffer_Release(&raw);
+    close_batch(&batch);
     return left;
 }
 
-static PyMethodDef methods[] = {{"check", check, METH_VARARGS, check_doc}, {0}};
+PyDoc_STRVAR(restore_doc,
+             "restore(jobs, raw, start, prefix) -> list\n\n"
+             "jobs: tuples (node, descriptor of a folder, name in it, uid, gid), uid and gid 2**32 - 1 if the owner is not\n"
+             "to be set. Gives which of them were not restored. raw: bytes of the source from `start` on. prefix: begins\n"
+             "names in the folders that nobody else makes.");
+
+static PyObject *restore(PyObject *self, PyObject *args) {
+    static unsigned long long serial;
+    Batch batch = {0};
+    PyObject *items, *left = NULL;
+    unsigned long long start, first;
+    const char *prefix;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "Oy*Ky:restore", &items, &batch.raw, &start, &prefix))
+        return NULL;
+    bool parsed = open_batch(&batch, items, start);
+    for (Py_ssize_t i = 0; parsed && i < batch.count; i++)
+        parsed = parse_job(PyTuple_GET_ITEM(batch.items, i), &batch.files[i]);
+    if (parsed) {
+        first = serial;
+        serial += (unsigned long long)batch.count;
+        Py_BEGIN_ALLOW_THREADS;
+        for (Py_ssize_t i = 0; i < batch.count; i++) {
+            char temporary[TEXT_ROOM];
+            int length = snprintf(temporary, sizeof temporary, "%s%llu", prefix, first + (unsigned long long)i);
+            batch.files[i].done = batch.files[i].plain && length < (int)sizeof temporary &&
+                                  restore_file(batch.bench, &batch.files[i], &batch.window, temporary);
+        }
+        Py_END_ALLOW_THREADS;
+        left = undone(&batch);
+    }
+    close_batch(&batch);
+    return left;
+}
+
+static PyMethodDef methods[] = {
+    {"check", check, METH_VARARGS, check_doc}, {"restore", restore, METH_VARARGS, restore_doc}, {0}};
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, .m_name = "xtarfs._unpacker", .m_size = -1, .m_methods = methods};
