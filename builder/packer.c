@@ -246,7 +246,7 @@ static bool parse_job(PyObject *job, const uint8_t *tag, File *file) {
     Member *member = &file->member;
     const char *source, *path, *name, *user, *group;
     Py_ssize_t lengths[5];
-    if (!PyArg_ParseTuple(job, "iy#y#y#IIIy#y#H;a job", &file->folder, &source, &lengths[0], &path, &lengths[1], &name,
+    if (!require_tuple(job) || !PyArg_ParseTuple(job, "iy#y#y#IIIy#y#H;a job", &file->folder, &source, &lengths[0], &path, &lengths[1], &name,
                           &lengths[2], &member->ino, &member->uid, &member->gid, &user, &lengths[3], &group, &lengths[4],
                           &member->flags))
         return false;

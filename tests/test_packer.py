@@ -88,3 +88,9 @@ def test_core_refuses_impossible_settings(settings: tuple[int, int, int]) -> Non
         _packer.pack([], b"sixsix", *settings)
     with pytest.raises(ValueError):
         _packer.pack([], b"five5", 6, 5, 32768)
+
+
+def test_core_refuses_what_is_no_job() -> None:
+    for nothing in (None, ()):
+        with pytest.raises(TypeError):
+            _packer.pack([nothing], b"sixsix", 6, 5, 32768)  # type: ignore[list-item]

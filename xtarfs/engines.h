@@ -115,4 +115,11 @@ static bool sha256(void *digest, const uint8_t *data, size_t size, uint8_t sum[3
            engines.digest_final(digest, sum, NULL);
 }
 
+/* What PyArg_ParseTuple takes for granted. */
+static bool require_tuple(PyObject *object) {
+    if (!PyTuple_Check(object))
+        PyErr_SetString(PyExc_TypeError, "a tuple is needed");
+    return PyTuple_Check(object);
+}
+
 #endif

@@ -253,7 +253,7 @@ static bool parse_item(PyObject *item, File *file, uint8_t tag[6]) {
     const char *path;
     Py_ssize_t length;
     unsigned long long at, end;
-    if (!PyArg_ParseTuple(item, "Oy#OKK;an item", &node, &path, &length, &mark, &at, &end))
+    if (!require_tuple(item) || !PyArg_ParseTuple(item, "Oy#OKK;an item", &node, &path, &length, &mark, &at, &end))
         return false;
     file->at = at;
     file->end = end;
@@ -271,7 +271,7 @@ static bool parse_item(PyObject *item, File *file, uint8_t tag[6]) {
 static bool parse_job(PyObject *job, File *file) {
     PyObject *node;
     uint64_t base, at;
-    if (!PyArg_ParseTuple(job, "OiyII;a job", &node, &file->folder, &file->name, &file->uid, &file->gid))
+    if (!require_tuple(job) || !PyArg_ParseTuple(job, "OiyII;a job", &node, &file->folder, &file->name, &file->uid, &file->gid))
         return false;
     PyObject *record = PyObject_GetAttr(node, attributes[RECORD]);
     file->plain = record && parse_record(record, file) && is_empty(record, HOLES) && get_number(node, BASE, &base) && get_number(record, AT, &at) &&
