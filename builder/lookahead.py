@@ -20,12 +20,13 @@ _AHEAD = 4  # batches per worker that may be waiting to be written
 class _Batch:
     """Small files that one worker stores in one go; a failure is kept in its file's place."""
 
-    __slots__ = ("future", "jobs", "weight")
+    __slots__ = ("future", "jobs", "outcomes", "weight")
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.weight = 0
         self.future: Future[list[Stored | OSError | None]] | None = None
+        self.outcomes: list[Stored | OSError | None] = []
 
     def run(self, settings: Settings) -> list[Stored | OSError | None]:
         return store_batch(self.jobs, settings)
@@ -81,8 +82,10 @@ class Lookahead:
             return work
         if batch is self._open:
             self._submit()
-        assert batch.future
-        work.stored = batch.future.result()[row]
+        if row == 0:
+            assert batch.future
+            batch.outcomes = batch.future.result()
+        work.stored = batch.outcomes[row]
         if row == len(batch.jobs) - 1:
             self._batches -= 1
         return work

@@ -274,8 +274,8 @@ static bool parse_job(PyObject *job, File *file) {
     if (!require_tuple(job) || !PyArg_ParseTuple(job, "OiyII;a job", &node, &file->folder, &file->name, &file->uid, &file->gid))
         return false;
     PyObject *record = PyObject_GetAttr(node, attributes[RECORD]);
-    file->plain = record && parse_record(record, file) && is_empty(record, HOLES) && get_number(node, BASE, &base) && get_number(record, AT, &at) &&
-                  !strchr(file->name, '/');
+    file->plain = record && parse_record(record, file) && is_empty(record, HOLES) &&
+                  get_number(node, BASE, &base) && get_number(record, AT, &at) && !strchr(file->name, '/');
     if (file->plain)
         file->at = base + at;
     Py_XDECREF(record);
