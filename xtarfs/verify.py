@@ -60,12 +60,13 @@ def verify(
 ) -> VerifyResult:
     """Checks a whole archive. progress(bytes of the archive done since the last call) is called as it goes.
 
-    jobs: threads or, where nothing is compiled, processes that share the work, 0 for one per processor. These are
-    forked, so no other thread should be busy then. alone: files whose data lies in other archives are not read. Damage
+    jobs: threads, or processes where Python has most of the work, 0 for one per processor. These are forked, so no
+    other thread should be busy then. alone: files whose data lies in other archives are not read. Damage
     is in the result, sorted by path. Raises SourceError where the medium fails.
     """
     jobs = jobs or len(os.sched_getaffinity(0))
-    count = 1 if is_compiled() or archive.source.size <= _WORTH_A_FORK else jobs
+    threads_do = is_compiled() and (alone or not _leads_elsewhere(archive))
+    count = 1 if threads_do or archive.source.size <= _WORTH_A_FORK else jobs
     helpers = [
         Helper(_Verification(archive, (index, count), jobs, _no_progress, alone).run) for index in range(1, count)
     ]
@@ -78,6 +79,12 @@ def verify(
         for helper in helpers:
             helper.end()
     return run.finish()
+
+
+def _leads_elsewhere(archive: Archive) -> bool:
+    """Whether data lies in other archives, which Python reads."""
+    facts = archive.tree.locator
+    return facts is not None and bool(facts.base or facts.set)
 
 
 def _steps(progress: Callable[[int], None]) -> Callable[[int], None]:
