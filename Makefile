@@ -10,9 +10,10 @@ PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml setup.py $(wildcard xtarfs/native/*.[ch]) | system
+$(VENV)/.ready: pyproject.toml setup.py $(wildcard builder/*.c xtarfs/*.[ch] xtarfs/native/*.[ch]) | system
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --config-settings editable_mode=compat --editable '.[test]'
+	$(BIN)/python -m compileall -q builder xtarfs
 	touch $@
 
 # Every package is named with a file or command that shows it is there, so that apt runs only where it must.
@@ -55,4 +56,4 @@ bench: setup
 	$(BIN)/python -m bench $(BENCH)
 
 clean:
-	rm -rf $(VENV) build xtarfs/native/*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info builder/*.so xtarfs/*.so xtarfs/native/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

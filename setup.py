@@ -1,17 +1,21 @@
-"""The compiled parts. All of them are optional: without a compiler the package installs, and works in pure Python."""
+"""The compiled parts. Each is optional: without a compiler the Python that it stands in for does the same, slower."""
 
 import sys
 from glob import glob
 
 from setuptools import Extension, setup
 
-NATIVE = Extension(
+_HEADERS = ["xtarfs/engines.h", "xtarfs/layout.h"]
+_CORES = (
+    Extension("builder._packer", ["builder/packer.c"], depends=_HEADERS, optional=True),
+    Extension("xtarfs._unpacker", ["xtarfs/unpacker.c"], depends=_HEADERS, optional=True),
+)
+_LOOP = Extension(
     "xtarfs.native.loop",
     sorted(glob("xtarfs/native/*.c")),
     depends=glob("xtarfs/native/*.h"),
     extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra"],
     optional=True,
 )
-EXTENSIONS = (NATIVE,) if sys.platform == "linux" else ()
 
-setup(ext_modules=list(EXTENSIONS))
+setup(ext_modules=[*_CORES, _LOOP] if sys.platform == "linux" else list(_CORES))

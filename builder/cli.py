@@ -41,7 +41,7 @@ def _add_build(commands: Commands) -> None:
     increment.add_argument("--base", metavar="PREV.xtar", default="", help="store only what changed since that copy")
     increment.add_argument("--checksum", action="store_true", help="compare the content of all files with the base's")
     how = parser.add_argument_group("how")
-    how.add_argument("--level", metavar="N", type=int, default=6, help="1 (fast) to 9 (small), default 6")
+    how.add_argument("--level", metavar="N", type=int, default=5, help="1 (fast) to 9 (small), default 5")
     how.add_argument("--chunk-size", metavar="SIZE", default="32KiB", help="a multiple of 4KiB, default 32KiB")
     how.add_argument("--jobs", metavar="N", type=int, default=0, help="worker threads, default one a processor")
     how.add_argument("--redundancy", metavar="PERCENT", help="write a parity file beside it, as 'xtar protect' does")

@@ -23,13 +23,13 @@ _LEVELS = {  # level: (libdeflate's for a member of one chunk, zlib-ng's for chu
     2: (2, 2),
     3: (3, 3),
     4: (4, 4),
-    5: (5, 5),
+    5: (5, 4),
     6: (6, 5),
     7: (8, 6),
     8: (9, 7),
     9: (10, 9),
 }
-DEFAULT_LEVEL, MAX_LEVEL = 6, 9
+DEFAULT_LEVEL, MAX_LEVEL = 5, 9
 STORED_CHUNK = 4096  # nothing is gained by larger ones where nothing is packed, and a bad sector costs less
 _SAMPLES = 16
 _WORTHWHILE = 0.98  # a sample that packs to more than this share of its size promises nothing
@@ -41,6 +41,11 @@ class Settings:
 
     level: int = DEFAULT_LEVEL
     chunk_size: int = 32 << 10
+
+    @property
+    def engine_levels(self) -> tuple[int, int]:
+        """libdeflate's level for a member of one chunk, zlib-ng's for chunks."""
+        return _LEVELS[self.level]
 
     def chunk_size_for(self, size: int, deflate: bool) -> int:
         """The chunk size of a file of `size` bytes; 0 if it is not chunked."""

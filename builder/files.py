@@ -83,14 +83,14 @@ def describe(name: bytes, attributes: os.stat_result, ino: int, xattrs: dict[byt
         attributes.st_uid,
         attributes.st_gid,
     )
-    record.user, record.group = _user(attributes.st_uid), _group(attributes.st_gid)
+    record.user, record.group = user_name(attributes.st_uid), group_name(attributes.st_gid)
     if xattrs:
         record.xattrs = xattrs_to_text(xattrs)
     return record
 
 
 @lru_cache(1024)
-def _user(uid: int) -> str:
+def user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -98,7 +98,7 @@ def _user(uid: int) -> str:
 
 
 @lru_cache(1024)
-def _group(gid: int) -> str:
+def group_name(gid: int) -> str:
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 
 from .compress import SEGMENT, Settings
-from .files import Job, Stored, refer, store_small
+from .files import Job, Stored
+from .packer import store_batch
 from .plan import Work
 
 _BATCH_FILES = 32
@@ -19,22 +20,16 @@ _AHEAD = 4  # batches per worker that may be waiting to be written
 class _Batch:
     """Small files that one worker stores in one go; a failure is kept in its file's place."""
 
-    __slots__ = ("future", "jobs", "weight")
+    __slots__ = ("future", "jobs", "outcomes", "weight")
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.weight = 0
         self.future: Future[list[Stored | OSError | None]] | None = None
+        self.outcomes: list[Stored | OSError | None] = []
 
     def run(self, settings: Settings) -> list[Stored | OSError | None]:
-        return [_try_store(job, settings) for job in self.jobs]
-
-
-def _try_store(job: Job, settings: Settings) -> Stored | OSError | None:
-    try:
-        return refer(job) if job.is_unchanged else store_small(job, settings)
-    except OSError as error:
-        return error
+        return store_batch(self.jobs, settings)
 
 
 class Lookahead:
@@ -87,8 +82,10 @@ class Lookahead:
             return work
         if batch is self._open:
             self._submit()
-        assert batch.future
-        work.stored = batch.future.result()[row]
+        if row == 0:
+            assert batch.future
+            batch.outcomes = batch.future.result()
+        work.stored = batch.outcomes[row]
         if row == len(batch.jobs) - 1:
             self._batches -= 1
         return work

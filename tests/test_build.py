@@ -180,6 +180,7 @@ def interfere(monkeypatch: pytest.MonkeyPatch, name: str, action: Callable[[], N
         return real_pread(fd, size, offset)
 
     monkeypatch.setattr("builder.compress.os.pread", pread)
+    monkeypatch.setattr("builder.packer._core", None)  # it reads without Python
 
 
 @pytest.mark.parametrize("size", [5000, 2 * SEGMENT + 99])

@@ -601,6 +601,7 @@ class Scripted:
         self.root = Node(new_record(b".", DIRECTORY, 0o755, 0, 1), 0, b"")
         self._nodes = [Node(record, 0, path) for path, record in steps]
         self.tree = type("Tree", (), {"made_up": {}})()
+        self.source = type("Source", (), {"read_at": lambda self, offset, size: b""})()
 
     def children(self, node: Node) -> Iterator[Node]:
         for child in self._nodes:

@@ -20,6 +20,7 @@ ORDER = (
     ("engine",),
     ("native",),
     ("relink",),
+    ("bulk",),
     ("salvage", "check", "restore", "selection", "protect"),
     ("remains",),
     ("carve", "attributes", "results", "crew", "fork", "mount_options"),

@@ -48,9 +48,14 @@ def build_verified(source: Path, jobs: int = 1, **settings: int) -> VerifyResult
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
-def test_a_sound_archive(archive: Path, menagerie: Path, jobs: int) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_sound_archive(
+    archive: Path, menagerie: Path, jobs: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr("xtarfs.check._core", None)
     with Archive.open(str(archive)) as open_archive:
-        assert open_archive.source.size > 4 << 20  # so that processes are forked
+        assert open_archive.source.size > 4 << 20  # so that processes are forked where nothing is compiled
         steps: list[int] = []
         result = verify(open_archive, steps.append, jobs)
     found = [os.lstat(os.path.join(folder, name)) for folder, _, names in os.walk(menagerie) for name in names]

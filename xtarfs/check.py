@@ -20,6 +20,11 @@ from .format.tar import Mark
 from .source import Source
 from .tree import Node
 
+try:
+    from . import _unpacker as _core
+except ImportError:  # no compiler when it was installed, or engines that do not show their functions
+    _core = None  # type: ignore[assignment]
+
 _PIECE = 1 << 20  # bytes of the archive, or of a large file's content, that one piece of work covers
 _LARGE = 4 << 20  # a member over this size is checked in pieces
 _MOST_AROUND = 128 << 20  # bytes around a file's data that can be: a chunk table has at most 48 MiB
@@ -52,6 +57,18 @@ class Piece(NamedTuple):
 
 NO_LAYOUT = Problem("its member and its record do not fit together", lost=True)
 _BAD_DATA = Problem("its data is damaged", lost=True)
+
+
+def is_compiled() -> bool:
+    """Whether small members are checked by the compiled core, which other threads can run beside."""
+    return _core is not None
+
+
+def check_batch(items: list[Item], raw: bytes, start: int) -> list[tuple[Node, Problem]]:
+    """What is wrong with which of some members, all of them in `raw`, which lies at `start` of the source."""
+    suspects = [items[number] for number in _core.check(items, raw, start)] if _core else items
+    checked = ((item.node, check_member(item, raw[item.at - start : item.end - start])) for item in suspects)
+    return [(node, problem) for node, problem in checked if problem]
 
 
 def check_member(item: Item, raw: bytes) -> Problem | None:
@@ -167,6 +184,7 @@ class Checker:
         self._found = found
         self._progress = progress
         self._batch: list[Item] = []
+        self._waiting: deque[tuple[Future[list[tuple[Node, Problem]]], int]] = deque()
         self._turn = 0
 
     def add(self, item: Item) -> None:
@@ -177,6 +195,7 @@ class Checker:
         if not large:
             self._batch.append(item)
         elif self.is_next():
+            self._take_all(but=0)
             problem = self._check_large(item)
             if problem:
                 self._found(item.node, problem)
@@ -186,6 +205,7 @@ class Checker:
         """Does what is left."""
         if self._batch:
             self._flush()
+        self._take_all(but=0)
         self._pool.shutdown()
 
     def is_next(self) -> bool:
@@ -198,11 +218,22 @@ class Checker:
         if not self.is_next():
             return
         start, end = items[0].at, items[-1].end
-        data = self._read(start, end - start)
-        for item in items:
-            problem = check_member(item, data[item.at - start : item.end - start])
-            if problem:
-                self._found(item.node, problem)
+        raw = self._read(start, end - start)
+        if is_compiled():
+            self._waiting.append((self._pool.submit(check_batch, items, raw, start), end))
+            self._take_all(but=self._limit)
+        else:
+            self._tell(check_batch(items, raw, start), end)
+
+    def _take_all(self, but: int) -> None:
+        """Waits for batches until no more than `but` are left."""
+        while len(self._waiting) > but:
+            future, end = self._waiting.popleft()
+            self._tell(future.result(), end)
+
+    def _tell(self, problems: list[tuple[Node, Problem]], end: int) -> None:
+        for node, problem in problems:
+            self._found(node, problem)
         self._progress(end)
 
     def _check_large(self, item: Item) -> Problem | None:

@@ -48,15 +48,19 @@ class Crew(Generic[Outcome]):
             self._mark_stop()
             if self.is_member:
                 self._leave(error)
-            causes = [other for other in self._gather() if isinstance(error, Stopped) and _is_cause(other)]
-            raise (causes or [error])[0] from None
+            raise self._cause_of(error) from None
         if self.is_member:
             self._leave(mine)
         outcomes = self._gather()
-        for outcome in outcomes:
-            if _is_cause(outcome):
-                raise outcome
+        causes = [number for number, outcome in enumerate(outcomes) if _is_cause(outcome)]
+        if causes:
+            raise outcomes.pop(causes[0])  # held here, it and its traceback would keep folders open
         return [mine, *outcomes]
+
+    def _cause_of(self, error: BaseException) -> BaseException:
+        """What another process raised, if this one was only told to stop."""
+        others = self._gather()
+        return next((other for other in others if isinstance(error, Stopped) and _is_cause(other)), error)
 
     def recruit(self, first: int) -> None:
         """Forks the others, which go on from here as this one does; batches from `first` on are shared out.

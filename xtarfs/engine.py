@@ -20,10 +20,16 @@ _CHOICES = (_NATIVE, "mfusepy", "fusepy")
 
 
 class Server(Protocol):
-    """Serves one mount. last_request: when a request last came, as time.monotonic() counts."""
+    """Serves one mount. last_request: when a request last came, as time.monotonic() counts.
+
+    answered: the mount was there, even if it ended before its starter could see it.
+    """
 
     @property
     def last_request(self) -> float: ...
+
+    @property
+    def answered(self) -> bool: ...
 
     def serve(self, mountpoint: str, fsname: str) -> None:
         """Mounts and answers requests until the mount ends. Raises MountError, RuntimeError with libfuse's number."""
@@ -45,6 +51,10 @@ class LibfuseServer:
     @property
     def last_request(self) -> float:
         return self._callbacks.last_request
+
+    @property
+    def answered(self) -> bool:
+        return self._callbacks.answered
 
     def serve(self, mountpoint: str, fsname: str) -> None:
         options = libfuse_options(self._binding, fsname, self._options, self._names_kept)

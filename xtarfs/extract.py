@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from . import restore
 from .attributes import Owners
+from .bulk import Job, restore_batch
 from .content import Piece
 from .crew import Crew
 from .errors import DamagedError, ElsewhereError, FormatError, UsageError, XtarError
@@ -94,9 +95,6 @@ def _is_at_hand(archive: Archive, node: Node) -> bool:
     return True
 
 
-_Job = tuple[Place, Node]
-
-
 class _Extraction:
     """One run: files are shared out to a crew; what must wait for all of them comes in a second walk."""
 
@@ -164,15 +162,24 @@ class _Extraction:
                     self._result, self._absent = ExtractResult(), set()
                 mine = self._crew.claim()
             if number == mine:
-                for place, node in batch:
+                for place, node in self._restore_together(batch):
                     self._restore(place, node)
                 self._crew.advance(0)
                 if number:
                     mine = self._crew.claim()
         return self._result, self._absent
 
-    def _batches(self) -> Iterator[list[_Job]]:
-        batch: list[_Job] = []
+    def _restore_together(self, batch: list[Job]) -> list[Job]:
+        """Restores what the compiled core can; gives the others."""
+        left = restore_batch(self._archive, batch, self._manner)
+        self._result.files += len(batch) - len(left)
+        done = sum(node.record.size for _, node in batch) - sum(node.record.size for _, node in left)
+        self._result.bytes += done
+        self._crew.advance(done)
+        return left
+
+    def _batches(self) -> Iterator[list[Job]]:
+        batch: list[Job] = []
         weight = 0
         for place, node in self._walk():
             if node is None or node.record.is_dir or node.record.link:

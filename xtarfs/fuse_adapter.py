@@ -261,7 +261,7 @@ class Callbacks:
         attributes = self._filesystem.getattr(path)
         ctypes.memset(buffer, 0, ctypes.sizeof(self._c_stat))
         self._fill(buffer.contents, attributes)
-        self.answered = True  # so the mount was there, even if it ends before its starter has seen it
+        self.answered = True
 
     def readlink(self, path: bytes, buffer: Any, size: int) -> None:
         target = self._filesystem.readlink(path)[: size - 1] + b"\0"

@@ -100,7 +100,7 @@ def _run(
                 server.serve(mountpoint, fsname)
             except RuntimeError as error:
                 reason = f"libfuse gave error {error}"  # after the start: libfuse 3 was ended by a signal
-            if not ready.is_set() and not callbacks.answered:
+            if not ready.is_set() and not server.answered:
                 raise MountError(f"cannot mount on {shown(mountpoint)}: {captured.text() or reason}")
     finally:
         filesystem.close()

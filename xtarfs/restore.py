@@ -252,7 +252,7 @@ def _temporary(folder: Folder, name: bytes, manner: Manner) -> Iterator[bytes]:
     require_name(name)
     if not folder.made and not manner.force and exists(folder, name):
         raise FileExistsError(errno.EEXIST, "exists")
-    temporary = b".xtar-%s-%d-%d" % (_token, os.getpid(), next(_numbers))
+    temporary = b"%s%d" % (temporary_prefix(), next(_numbers))
     try:
         yield temporary
         if manner.force:
@@ -263,6 +263,11 @@ def _temporary(folder: Folder, name: bytes, manner: Manner) -> Iterator[bytes]:
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=folder.fd)
         raise
+
+
+def temporary_prefix(maker: bytes = b"") -> bytes:
+    """What names of unfinished files begin with that `maker`, in this process, numbers from 0 on."""
+    return b".xtar-%s-%d%s-" % (_token, os.getpid(), maker)
 
 
 def _replace(folder: Folder, old: bytes, new: bytes) -> None:

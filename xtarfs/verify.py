@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .check import NO_LAYOUT, Checker, Item, Problem
+from .check import NO_LAYOUT, Checker, Item, Problem, is_compiled
 from .content import merged, whole
 from .errors import DamagedError, ElsewhereError, FormatError, XtarError
 from .fork import Helper
@@ -60,12 +60,13 @@ def verify(
 ) -> VerifyResult:
     """Checks a whole archive. progress(bytes of the archive done since the last call) is called as it goes.
 
-    jobs: processes that share the work, 0 for one per processor. They are forked, so no other thread should be busy
-    then. alone: files whose data lies in other archives are not read. Damage is in the result, sorted by path. Raises
-    SourceError where the medium fails.
+    jobs: threads, or processes where Python has most of the work, 0 for one per processor. These are forked, so no
+    other thread should be busy then. alone: files whose data lies in other archives are not read. Damage
+    is in the result, sorted by path. Raises SourceError where the medium fails.
     """
     jobs = jobs or len(os.sched_getaffinity(0))
-    count = jobs if archive.source.size > _WORTH_A_FORK else 1
+    threads_do = is_compiled() and (alone or not _leads_elsewhere(archive))
+    count = 1 if threads_do or archive.source.size <= _WORTH_A_FORK else jobs
     helpers = [
         Helper(_Verification(archive, (index, count), jobs, _no_progress, alone).run) for index in range(1, count)
     ]
@@ -78,6 +79,12 @@ def verify(
         for helper in helpers:
             helper.end()
     return run.finish()
+
+
+def _leads_elsewhere(archive: Archive) -> bool:
+    """Whether data lies in other archives, which Python reads."""
+    facts = archive.tree.locator
+    return facts is not None and bool(facts.base or facts.set)
 
 
 def _steps(progress: Callable[[int], None]) -> Callable[[int], None]:
@@ -109,9 +116,13 @@ class _Level:
         self.held: Node | None = None
         self.broken = False
         self._tag = tag
+        self._marks: dict[bytes, Mark] = {}
 
     def mark(self, role: bytes) -> Mark:
-        return Mark(self._tag, self.node.record.ino, role)
+        known = self._marks.get(role)
+        if known is None:
+            known = self._marks[role] = Mark(self._tag, self.node.record.ino, role)
+        return known
 
 
 class _Verification:
@@ -328,17 +339,21 @@ class _Verification:
         """A member of the archive's own whose data must lie at `place`: its header, padding and CRC-32."""
         self._place(level, place.at - tar.BLOCK)
         raw = self._read(level.position, tar.BLOCK)
-        what = _NAMES[role]
-        try:
-            sound = raw == member.own_member(tar.parse(raw).name, level.mark(role), place.size)
-        except FormatError:
-            sound = False
+        name, what = _OWN[role]
+        sound = raw == member.own_member(name, level.mark(role), place.size) or self._renamed(level, role, raw, place)
         level.position = place.at + place.size
         if not sound:
             self._report(level.node.path, (), f"the tar header of {what} is damaged")
         if place.crc32 and self._crc32(place) != place.crc32:
             self._report(level.node.path, (), f"{what} is damaged")
         self._expect(level, bytes(tar.padding(place.size)), f"the padding behind {what}")
+
+    def _renamed(self, level: _Level, role: bytes, raw: bytes, place: Place) -> bool:
+        """Whether a header is an own member's that had to give its usual name to a child."""
+        try:
+            return raw == member.own_member(tar.parse(raw).name, level.mark(role), place.size)
+        except FormatError:
+            return False
 
     def _crc32(self, place: Place) -> str:
         crc = 0
@@ -400,12 +415,12 @@ class _Verification:
                     self._report(node.path, ranges, "its data is damaged")
 
 
-_NAMES = {
-    tar.ROLE_INTRO: "the text on restoring",
-    tar.ROLE_STRUCTURE: "its structure file",
-    tar.ROLE_CATALOGUE: "the catalogue",
-    tar.ROLE_TABLES: "the copy of the chunk tables",
-    tar.ROLE_SET: "the catalogue of the set",
-    tar.ROLE_ORIGIN: "the record of its origin",
-    tar.ROLE_LOCATOR: "the locator",
+_OWN = {
+    tar.ROLE_INTRO: (member.INTRO_NAME, "the text on restoring"),
+    tar.ROLE_STRUCTURE: (member.STRUCTURE_NAME, "its structure file"),
+    tar.ROLE_CATALOGUE: (member.CATALOGUE_NAME, "the catalogue"),
+    tar.ROLE_TABLES: (member.TABLES_NAME, "the copy of the chunk tables"),
+    tar.ROLE_SET: (member.SET_NAME, "the catalogue of the set"),
+    tar.ROLE_ORIGIN: (member.ORIGIN_NAME, "the record of its origin"),
+    tar.ROLE_LOCATOR: (member.LOCATOR_NAME, "the locator"),
 }

@@ -26,9 +26,10 @@ def parse_size(text: str) -> int:
 
 def format_time(nanoseconds: int) -> str:
     """Seconds since 1970 as a decimal string without trailing zeros: `1700000000.5`, `-0.25`."""
-    seconds, fraction = divmod(abs(nanoseconds), 10**9)
-    sign = "-" if nanoseconds < 0 else ""
-    return f"{sign}{seconds}" + (f".{fraction:09d}".rstrip("0") if fraction else "")
+    if nanoseconds < 0:
+        return "-" + format_time(-nanoseconds)
+    seconds, fraction = divmod(nanoseconds, 10**9)
+    return f"{seconds}.{fraction:09d}".rstrip("0") if fraction else str(seconds)
 
 
 @lru_cache(1024)

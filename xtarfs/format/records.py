@@ -175,7 +175,7 @@ class Record(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     @property
     def raw_xattrs(self) -> dict[bytes, bytes]:
-        return {_xattr_name(key): b64decode(value) for key, value in self.xattrs.items()}
+        return {_xattr_name(key): b64decode(value) for key, value in self.xattrs.items()} if self.xattrs else {}
 
 
 class Header(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -274,7 +274,8 @@ def check(record: Record, *, placed: bool = True) -> None:
     name = record.name if not record.name_b64 else record.raw_name.decode("latin-1")
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         raise FormatError(f"structure record: {record.name!r} is not a name")
-    if record.type not in TYPE_BITS or record.chunk % MIN_CHUNK or b"\0" in record.raw_target:
+    target = record.raw_target if record.target or record.target_b64 else b""
+    if record.type not in TYPE_BITS or record.chunk % MIN_CHUNK or b"\0" in target:
         raise FormatError(f"structure record of {record.name!r}: impossible values")
     if placed and record.type == DIRECTORY and not record.data:
         raise FormatError(f"structure record of {record.name!r}: a directory that would hold itself")

@@ -141,8 +141,13 @@ def _ustar(header: Header) -> bytes:
             header.mark.pack() if header.mark else b"",
         )
     )
-    block[_CHECKSUM] = b"%06o\0 " % sum(block)
+    block[_CHECKSUM] = b"%06o\0 " % _sum(block)
     return bytes(block)
+
+
+def _sum(block: bytes | bytearray) -> int:
+    """Most bytes of a header are zero, and dropping them is quicker than adding them."""
+    return sum(block.translate(None, b"\0"))
 
 
 @lru_cache(1024)
@@ -174,7 +179,7 @@ def parse(block: bytes) -> Header:
     )
     if magic not in _MAGICS:
         raise FormatError("tar header: no ustar magic")
-    if _parse_number(checksum) != sum(block) - sum(checksum) + 8 * 32:
+    if _parse_number(checksum) != _sum(block) - sum(checksum) + 8 * 32:
         raise FormatError("tar header: checksum does not match")
     name = name.rstrip(b"\0")
     if magic == _MAGICS[0] and prefix.rstrip(b"\0"):

@@ -91,7 +91,7 @@ def headers(entry: Entry) -> tuple[bytes, bytes]:
     name = entry.name
     shared = _SHARED.pack(
         _version_needed(entry),
-        _flags(name),
+        flags(name),
         entry.method,
         dos_time(entry.mtime),
         entry.crc32,
@@ -106,7 +106,7 @@ def headers(entry: Entry) -> tuple[bytes, bytes]:
 
 def hidden_header(name: bytes, crc: int, size: int) -> bytes:
     """Local header of a stored entry that no central directory lists: a chunk table's."""
-    return _LOCAL.pack(LOCAL_SIGNATURE, 10, _flags(name), STORED, dos_time(0), crc, size, size, len(name), 0) + name
+    return _LOCAL.pack(LOCAL_SIGNATURE, 10, flags(name), STORED, dos_time(0), crc, size, size, len(name), 0) + name
 
 
 def end_record(central_size: int, central_at: int) -> bytes:
@@ -156,7 +156,8 @@ def _version_needed(entry: Entry) -> int:
     return 20 if entry.method == DEFLATED else 10
 
 
-def _flags(name: bytes) -> int:
+def flags(name: bytes) -> int:
+    """The general purpose bits for an entry of this name."""
     if name.isascii():
         return 0
     try:

@@ -117,6 +117,10 @@ class NativeServer:
         """When the last request came, as time.monotonic() counts."""
         return self._session.last_request if self._session else 0.0
 
+    @property
+    def answered(self) -> bool:
+        return self._session is not None
+
     def serve(self, mountpoint: str, fsname: str) -> None:
         """Mounts and answers requests until the mount or a signal ends it. Raises MountError."""
         device = attach(mountpoint, fsname, self._options)

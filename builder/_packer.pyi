@@ -1,0 +1,8 @@
+"""Types of packer.c."""
+
+Job = tuple[int, bytes, bytes, bytes, int, int, int, bytes, bytes, int]
+Outcome = tuple[bytes, tuple[int, ...], dict[str, int], int, int, int, int, int, int, bytes, int, int]
+
+def pack(
+    jobs: list[Job], tag: bytes, deflate_level: int, chunk_level: int, chunk_size: int
+) -> list[Outcome | None]: ...

@@ -1,0 +1,96 @@
+"""The compiled packer against the Python that it stands in for: the same bytes, whatever the files."""
+
+from __future__ import annotations
+
+import os
+import random
+import zlib
+from pathlib import Path
+
+import pytest
+
+from builder import _packer
+from builder.build import Options, build
+from builder.compress import Settings
+
+from . import trees
+
+
+@pytest.fixture(autouse=True)
+def _fixed_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+
+
+def both(source: Path, tmp_path: Path, settings: Settings) -> tuple[bytes, bytes]:
+    """The archive of a tree as the compiled core and as Python writes it."""
+    archives = []
+    for core in (_packer, None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("builder.packer._core", core)
+            path = tmp_path / f"{core is None}.xtar"
+            assert build(str(source), str(path), Options(settings, force=True)).problems == []
+            archives.append(path.read_bytes())
+    return archives[0], archives[1]
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(1, 4096), Settings(9, 1 << 20)], ids=str)
+def test_bytes_do_not_depend_on_the_core(menagerie: Path, tmp_path: Path, settings: Settings) -> None:
+    compiled, interpreted = both(menagerie, tmp_path, settings)
+    assert compiled == interpreted
+
+
+@pytest.mark.parametrize("level", [1, 4, 5, 6, 9])
+def test_mixed_content(tmp_path: Path, level: int) -> None:
+    """What hardly shrinks makes an engine change its mind in the midst of a chunk."""
+    source = tmp_path / "source"
+    source.mkdir()
+    rng = random.Random(level)
+    for number in range(24):
+        text = trees.words(rng.randrange(1 << 18), number)
+        packed = zlib.compress(trees.words(rng.randrange(1 << 20), number))
+        trees.write(source / f"{number}", packed + text[: rng.randrange(1 << 15)] + packed[::-1])
+    for size in (0, 1, 2, (1 << 20) - 1, 1 << 20):
+        trees.write(source / f"size-{size}", trees.words(size))
+    compiled, interpreted = both(source, tmp_path, Settings(level))
+    assert compiled == interpreted
+
+
+def test_times_and_owners(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    rng = random.Random(3)
+    seconds = [-1, 0, 1, 315532799, 315532800, 951782399, 951868799, 4107542399, 2**31 - 1, 2**31, 2**33]
+    for number, second in enumerate(seconds + [rng.randrange(2**31) for _ in range(60)]):
+        path = source / f"{number}"
+        trees.write(path, b"x", 0o644 | rng.randrange(8) << 9, second * 10**9 + rng.randrange(10**9))
+        if os.geteuid() == 0:
+            os.chown(path, rng.choice((0, 1, 12345, 2**21, 2**31)), rng.choice((0, 4, 2**21 - 1)))
+    compiled, interpreted = both(source, tmp_path, Settings())
+    assert compiled == interpreted
+
+
+def test_plain_files_need_no_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(40):
+        trees.write(source / f"\N{SNOWMAN}{number}", trees.words(number * 1000))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a plain file was left to Python")
+
+    monkeypatch.setattr("builder.packer.store_small", refuse)
+    assert build(str(source), str(tmp_path / "out.xtar"), Options()).files == 40
+
+
+@pytest.mark.parametrize("settings", [(0, 5, 32768), (13, 5, 32768), (6, 0, 32768), (6, 10, 32768), (6, 5, 4095)])
+def test_core_refuses_impossible_settings(settings: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError):
+        _packer.pack([], b"sixsix", *settings)
+    with pytest.raises(ValueError):
+        _packer.pack([], b"five5", 6, 5, 32768)
+
+
+def test_core_refuses_what_is_no_job() -> None:
+    for nothing in (None, ()):
+        with pytest.raises(TypeError):
+            _packer.pack([nothing], b"sixsix", 6, 5, 32768)  # type: ignore[list-item]

@@ -1,0 +1,10 @@
+"""Types of unpacker.c."""
+
+from .check import Item
+from .tree import Node
+
+def check(items: list[Item], raw: bytes, start: int) -> list[int]: ...
+
+Job = tuple[Node, int, bytes, int, int]
+
+def restore(jobs: list[Job], raw: bytes, start: int, prefix: bytes) -> list[int]: ...

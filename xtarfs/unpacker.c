@@ -1,0 +1,575 @@
+/* Members against their records, and to files: whole batches of them without the interpreter.
+
+The twin of `check.check_member` and `restore.write_file`, which stay the reference: here a member is either sound in
+every bit, or left to Python, which says what is wrong with it. So is every member that is out of the ordinary. */
+
+#define _GNU_SOURCE
+#include "engines.h"
+#include "layout.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { LARGEST_CONTENT = 16 << 20, ROOM_STEP = 1 << 20, SHA256_DIGITS = 64, TEXT_ROOM = 256 };
+
+static const char CHUNK_END[9] = "\0\0\xff\xff\0\0\0\xff\xff"; /* sync flush and full flush, behind every chunk but the last */
+
+/* What unpacking needs again and again; kept from batch to batch. */
+typedef struct Bench {
+    struct Bench *next;
+    void *decompressor, *digest;
+    uint8_t *content;
+    size_t room;
+} Bench;
+
+/* One member. at, end: where it lies in the source; data and index count from `at`. folder, name, uid, gid: where and
+for whom it is restored. done: proven sound, or restored. */
+typedef struct {
+    Member member;
+    char text[TEXT_ROOM]; /* what name, user and group point to */
+    size_t used;
+    uint64_t at, end, data, index, chunk;
+    uint32_t packed_crc32;
+    bool plain, has_packed_crc32, done;
+    char sha256[SHA256_DIGITS];
+    int folder;
+    const char *name;
+    uid_t uid;
+    gid_t gid;
+} File;
+
+enum { NAME, NAME_B64, TYPE, MODE, UID, GID, USER, GROUP, MTIME, SIZE, AT, DATA, PACKED, METHOD, CHUNK, INDEX, CRC32,
+       SHA256, PACKED_CRC32, XATTRS, HOLES, RECORD, BASE, INO, TAG, ATTRIBUTES };
+
+static const char *const attribute_names[ATTRIBUTES] = {
+    "name", "name_b64", "type", "mode", "uid", "gid", "user", "group", "mtime", "size", "at", "data", "packed", "method",
+    "chunk", "index", "crc32", "sha256", "packed_crc32", "xattrs", "holes", "record", "base", "ino",
+    "tag"};
+
+static PyObject *attributes[ATTRIBUTES];
+static Bench *idle; /* guarded by the interpreter lock */
+
+static void free_bench(Bench *bench) {
+    if (bench->decompressor)
+        engines.free_decompressor(bench->decompressor);
+    if (bench->digest)
+        engines.digest_free(bench->digest);
+    free(bench->content);
+    free(bench);
+}
+
+static Bench *take_bench(void) {
+    Bench *bench = idle;
+    if (bench) {
+        idle = bench->next;
+        return bench;
+    }
+    bench = calloc(1, sizeof *bench);
+    if (!bench)
+        return NULL;
+    bench->decompressor = engines.alloc_decompressor();
+    bench->digest = new_digest();
+    if (bench->decompressor && bench->digest)
+        return bench;
+    free_bench(bench);
+    return NULL;
+}
+
+static void put_back(Bench *bench) {
+    bench->next = idle;
+    idle = bench;
+}
+
+/* -- records: numbers and texts out of Python objects; false, perhaps with an error set, for what is not plain ------- */
+
+static bool get_number(PyObject *object, int attribute, uint64_t *number) {
+    PyObject *value = PyObject_GetAttr(object, attributes[attribute]);
+    *number = value ? PyLong_AsUnsignedLongLong(value) : 0;
+    Py_XDECREF(value);
+    return !PyErr_Occurred();
+}
+
+/* The attribute's text into `room`, of which it may fill `most`; its length, -1 if it is longer or none. */
+static Py_ssize_t get_text(PyObject *object, int attribute, char *room, Py_ssize_t most) {
+    PyObject *value = PyObject_GetAttr(object, attributes[attribute]);
+    Py_ssize_t length = -1;
+    const char *text = value ? PyUnicode_AsUTF8AndSize(value, &length) : NULL;
+    if (text && length <= most)
+        memcpy(room, text, (size_t)length);
+    else
+        length = -1;
+    Py_XDECREF(value);
+    return length;
+}
+
+static bool keep_text(PyObject *record, int attribute, File *file, Py_ssize_t most, Span *span) {
+    char *room = file->text + file->used;
+    Py_ssize_t length = get_text(record, attribute, room, most);
+    if (length < 0)
+        return false;
+    *span = (Span){(const uint8_t *)room, (size_t)length};
+    file->used += (size_t)length;
+    return true;
+}
+
+static bool is_text(PyObject *record, int attribute, const char *wanted) {
+    char text[16];
+    Py_ssize_t length = get_text(record, attribute, text, sizeof text);
+    return length >= 0 && (size_t)length == strlen(wanted) && !memcmp(text, wanted, (size_t)length);
+}
+
+static bool get_crc(PyObject *record, int attribute, uint32_t *crc) {
+    char text[8];
+    *crc = 0;
+    if (get_text(record, attribute, text, sizeof text) != sizeof text)
+        return false;
+    for (size_t i = 0; i < sizeof text; i++) {
+        char c = text[i];
+        if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'f'))
+            return false;
+        *crc = *crc << 4 | (uint32_t)(c <= '9' ? c - '0' : c - 'a' + 10);
+    }
+    return true;
+}
+
+static bool get_mode(PyObject *record, uint32_t *mode) {
+    char text[4];
+    if (get_text(record, MODE, text, sizeof text) != sizeof text)
+        return false;
+    *mode = 0100000;
+    for (size_t i = 0; i < sizeof text; i++) {
+        if (text[i] < '0' || text[i] > '7')
+            return false;
+        *mode |= (uint32_t)(text[i] - '0') << (9 - 3 * i);
+    }
+    return true;
+}
+
+static bool get_time(PyObject *record, Member *member) {
+    char text[20];
+    Py_ssize_t length = get_text(record, MTIME, text, sizeof text), i = 0;
+    member->mtime = 0;
+    member->nanoseconds = 0;
+    if (length < 1)
+        return false;
+    for (; i < length && text[i] != '.'; i++) {
+        if (text[i] < '0' || text[i] > '9' || i > 9)
+            return false;
+        member->mtime = member->mtime * 10 + (text[i] - '0');
+    }
+    if (i == length)
+        return i > 0;
+    uint32_t unit = 100000000;
+    Py_ssize_t digits = length - ++i;
+    for (; i < length; i++, unit /= 10) {
+        if (text[i] < '0' || text[i] > '9')
+            return false;
+        member->nanoseconds += (uint32_t)(text[i] - '0') * unit;
+    }
+    return digits >= 1 && digits <= 9;
+}
+
+static bool is_empty(PyObject *record, int attribute) {
+    PyObject *value = PyObject_GetAttr(record, attributes[attribute]);
+    bool empty = value && PyObject_Size(value) == 0;
+    Py_XDECREF(value);
+    return empty;
+}
+
+static bool get_places(PyObject *record, File *file) {
+    uint64_t at;
+    if (!get_number(record, AT, &at) || !get_number(record, DATA, &file->data) ||
+        !get_number(record, INDEX, &file->index) || !get_number(record, CHUNK, &file->chunk) || file->data < at ||
+        (file->chunk && (file->index < at || file->chunk > LARGEST_CONTENT || !file->member.size)))
+        return false;
+    file->data -= at;
+    file->index -= file->chunk ? at : 0;
+    return true;
+}
+
+static bool get_owner(PyObject *record, Member *member) {
+    uint64_t uid, gid;
+    if (!get_number(record, UID, &uid) || !get_number(record, GID, &gid) || uid >= LARGEST_ID || gid >= LARGEST_ID)
+        return false;
+    member->uid = (uint32_t)uid;
+    member->gid = (uint32_t)gid;
+    return true;
+}
+
+static bool parse_record(PyObject *record, File *file) {
+    Member *member = &file->member;
+    if (!is_text(record, TYPE, "file") || !is_text(record, NAME_B64, "") || !is_empty(record, XATTRS))
+        return false;
+    if (!keep_text(record, NAME, file, LONGEST_NAME - 4, &member->name))
+        return false;
+    memcpy(file->text + file->used, ".zip", 4);
+    file->used += 4;
+    member->name.length += 4;
+    if (!keep_text(record, USER, file, LONGEST_OWNER, &member->user) ||
+        !keep_text(record, GROUP, file, LONGEST_OWNER, &member->group) || !get_owner(record, member) ||
+        !get_mode(record, &member->mode) || !get_time(record, member) || !get_number(record, SIZE, &member->size) ||
+        !get_number(record, PACKED, &member->packed) || !get_places(record, file) ||
+        !get_crc(record, CRC32, &member->crc32) ||
+        get_text(record, SHA256, file->sha256, SHA256_DIGITS) != SHA256_DIGITS)
+        return false;
+    file->has_packed_crc32 = !is_text(record, PACKED_CRC32, "");
+    if (file->has_packed_crc32 && !get_crc(record, PACKED_CRC32, &file->packed_crc32))
+        return false;
+    member->method = is_text(record, METHOD, "deflate") ? DEFLATED : STORED;
+    return (member->method == DEFLATED || is_text(record, METHOD, "store")) && is_plain(member) &&
+           member->size <= LARGEST_CONTENT;
+}
+
+/* The general purpose bits, as zip.flags() has them. */
+static uint16_t flags_of(Span path) {
+    for (size_t i = 0; i < path.length; i++)
+        if (path.bytes[i] & 0x80) {
+            PyObject *text = PyUnicode_DecodeUTF8((const char *)path.bytes, (Py_ssize_t)path.length, NULL);
+            Py_XDECREF(text);
+            PyErr_Clear();
+            return text ? 0x0800 : 0;
+        }
+    return 0;
+}
+
+static bool parse_mark(PyObject *mark, Member *member, uint8_t tag[6]) {
+    uint64_t ino;
+    PyObject *value = PyObject_GetAttr(mark, attributes[TAG]);
+    bool valid = value && PyBytes_Check(value) && PyBytes_GET_SIZE(value) == 6 && get_number(mark, INO, &ino);
+    if (valid) {
+        memcpy(tag, PyBytes_AS_STRING(value), 6);
+        member->tag = tag;
+        member->ino = (uint32_t)ino;
+    }
+    Py_XDECREF(value);
+    return valid;
+}
+
+/* An item as check.Item has it: (node, path, mark, at, end). False with an error set if it is none. */
+static bool parse_item(PyObject *item, File *file, uint8_t tag[6]) {
+    PyObject *node, *mark;
+    const char *path;
+    Py_ssize_t length;
+    unsigned long long at, end;
+    if (!require_tuple(item) || !PyArg_ParseTuple(item, "Oy#OKK;an item", &node, &path, &length, &mark, &at, &end))
+        return false;
+    file->at = at;
+    file->end = end;
+    file->member.path = (Span){(const uint8_t *)path, (size_t)length};
+    PyObject *record = length <= LONGEST_PATH ? PyObject_GetAttr(node, attributes[RECORD]) : NULL;
+    file->plain = record && parse_record(record, file) && parse_mark(mark, &file->member, tag);
+    if (file->plain)
+        file->member.flags = flags_of(file->member.path);
+    Py_XDECREF(record);
+    PyErr_Clear();
+    return true;
+}
+
+/* A job of restore(). False with an error set if it is none. */
+static bool parse_job(PyObject *job, File *file) {
+    PyObject *node;
+    uint64_t base, at;
+    if (!require_tuple(job) || !PyArg_ParseTuple(job, "OiyII;a job", &node, &file->folder, &file->name, &file->uid, &file->gid))
+        return false;
+    PyObject *record = PyObject_GetAttr(node, attributes[RECORD]);
+    file->plain = record && parse_record(record, file) && is_empty(record, HOLES) &&
+                  get_number(node, BASE, &base) && get_number(record, AT, &at) && !strchr(file->name, '/');
+    if (file->plain)
+        file->at = base + at;
+    Py_XDECREF(record);
+    PyErr_Clear();
+    return true;
+}
+
+/* -- members: no Python from here on ------------------------------------------------------------------------------- */
+
+static uint32_t read32(const uint8_t *at) {
+    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+static uint64_t read64(const uint8_t *at) { return read32(at) | (uint64_t)read32(at + 4) << 32; }
+
+static size_t chunk_count(const File *file) { return (size_t)((file->member.size + file->chunk - 1) / file->chunk); }
+
+static size_t table_length(const File *file) {
+    if (!file->chunk)
+        return 0;
+    size_t count = chunk_count(file);
+    return TABLE_HEAD + 4 * count + (file->member.method == DEFLATED && count ? 8 * (count - 1) : 0);
+}
+
+/* The content of the packed data; NULL if it does not unpack to its size. */
+static const uint8_t *unpack(Bench *bench, const Member *member, const uint8_t *packed) {
+    if (member->method == STORED)
+        return member->packed == member->size ? packed : NULL;
+    if (bench->room < member->size) {
+        size_t room = ((size_t)member->size / ROOM_STEP + 1) * ROOM_STEP;
+        free(bench->content);
+        bench->content = malloc(room);
+        bench->room = bench->content ? room : 0;
+    }
+    if (!bench->content && !(bench->content = malloc(bench->room = ROOM_STEP)))
+        return NULL;
+    int result = engines.decompress(bench->decompressor, packed, (size_t)member->packed, bench->content,
+                                    (size_t)member->size, NULL);
+    return result == 0 ? bench->content : NULL;
+}
+
+/* Whether every chunk of the content matches its row, and ends in the packed data where its row says. */
+static bool chunks_match(const File *file, const uint8_t *packed, const uint8_t *content, const uint8_t *table) {
+    const Member *member = &file->member;
+    size_t count = chunk_count(file), size = (size_t)member->size, chunk = (size_t)file->chunk;
+    const uint8_t *crcs = table + TABLE_HEAD, *offsets = crcs + 4 * count;
+    for (size_t row = 0; row < count; row++) {
+        size_t at = row * chunk;
+        if (engines.crc32(0, content + at, size - at < chunk ? size - at : chunk) != read32(crcs + 4 * row))
+            return false;
+        if (member->method == DEFLATED && row) {
+            uint64_t end = read64(offsets + 8 * (row - 1));
+            if (end < sizeof CHUNK_END || end > member->packed ||
+                memcmp(packed + end - sizeof CHUNK_END, CHUNK_END, sizeof CHUNK_END))
+                return false;
+        }
+    }
+    return true;
+}
+
+static bool content_matches(Bench *bench, const File *file, const uint8_t *content) {
+    uint8_t sum[32];
+    const Member *member = &file->member;
+    if (engines.crc32(0, content, (size_t)member->size) != member->crc32 ||
+        !sha256(bench->digest, content, (size_t)member->size, sum))
+        return false;
+    for (size_t i = 0; i < SHA256_DIGITS; i++)
+        if (file->sha256[i] != "0123456789abcdef"[i & 1 ? sum[i / 2] & 15 : sum[i / 2] >> 4])
+            return false;
+    return true;
+}
+
+/* Whether the headers before the data, and all that follows it, are exactly what the record calls for. */
+static bool around_matches(const File *file, const uint8_t *raw, const uint8_t *table, size_t table_size) {
+    uint8_t expected[LARGEST_TAIL];
+    const Member *member = &file->member;
+    size_t head = head_length(member);
+    put_head(expected, member, table_size);
+    if (memcmp(raw, expected, head))
+        return false;
+    const uint8_t *tail = raw + head + member->packed;
+    if (table_size) {
+        put_table_head(expected, member, table_size, engines.crc32(0, table, table_size));
+        if (memcmp(tail, expected, table_head_length(member)))
+            return false;
+        tail = table + table_size;
+    }
+    size_t length = (size_t)(put_end(expected, member, table_size) - expected);
+    return !memcmp(tail, expected, length);
+}
+
+/* The content, checked; NULL if it is not what the record says. */
+static const uint8_t *sound_content(Bench *bench, const File *file, const uint8_t *packed, const uint8_t *table) {
+    const uint8_t *content = unpack(bench, &file->member, packed);
+    bool sound = content && (!file->chunk || chunks_match(file, packed, content, table)) &&
+                 content_matches(bench, file, content);
+    return sound ? content : NULL;
+}
+
+/* Whether the member that fills `raw` is sound. */
+static bool is_sound(Bench *bench, const File *file, const uint8_t *raw, size_t length) {
+    const Member *member = &file->member;
+    size_t head = head_length(member), table_size = table_length(file);
+    size_t tail = head + (size_t)member->packed;
+    size_t table_at = table_size ? tail + table_head_length(member) : 0;
+    size_t unpadded = tail + unpadded_tail_length(member, table_size);
+    if (file->data != head || length != unpadded + (size_t)(-unpadded % BLOCK) || (table_size && file->index != table_at))
+        return false;
+    const uint8_t *packed = raw + head, *table = raw + table_at;
+    return sound_content(bench, file, packed, table) &&
+           (!file->has_packed_crc32 || engines.crc32(0, packed, (size_t)member->packed) == file->packed_crc32) &&
+           around_matches(file, raw, table, table_size);
+}
+
+/* Bytes of the source that are in memory: `size` from `start` on. */
+typedef struct {
+    const uint8_t *bytes;
+    uint64_t start, size;
+} Window;
+
+/* Where `size` bytes from `at` on of the source are in memory; NULL if they are not. */
+static const uint8_t *in_window(const Window *window, uint64_t at, uint64_t size) {
+    bool inside = at >= window->start && size <= window->size && at - window->start <= window->size - size;
+    return inside ? window->bytes + (at - window->start) : NULL;
+}
+
+static bool check_file(Bench *bench, File *file, const Window *window) {
+    const uint8_t *raw = file->at <= file->end ? in_window(window, file->at, file->end - file->at) : NULL;
+    return raw && is_sound(bench, file, raw, (size_t)(file->end - file->at));
+}
+
+/* -- files --------------------------------------------------------------------------------------------------------- */
+
+static bool write_all(int fd, const uint8_t *data, size_t size) {
+    while (size) {
+        ssize_t written = write(fd, data, size);
+        if (written <= 0)
+            return false;
+        data += written;
+        size -= (size_t)written;
+    }
+    return true;
+}
+
+static bool make_file(const File *file, const char *temporary, const uint8_t *content) {
+    const Member *member = &file->member;
+    const struct timespec time = {(time_t)member->mtime, (long)member->nanoseconds}, times[2] = {time, time};
+    int fd = openat(file->folder, temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return false;
+    bool made = write_all(fd, content, (size_t)member->size) &&
+                (file->uid == (uid_t)-1 || !fchown(fd, file->uid, file->gid)) && !fchmod(fd, member->mode & 0777) &&
+                !futimens(fd, times);
+    close(fd);
+    made = made && !renameat2(file->folder, temporary, file->folder, file->name, RENAME_NOREPLACE);
+    if (!made)
+        unlinkat(file->folder, temporary, 0);
+    return made;
+}
+
+/* The file under its name, with owner, mode and time, or nothing. */
+static bool restore_file(Bench *bench, File *file, const Window *window, const char *temporary) {
+    const Member *member = &file->member;
+    const uint8_t *packed = in_window(window, file->at + file->data, member->packed);
+    const uint8_t *table = file->chunk ? in_window(window, file->at + file->index, table_length(file)) : NULL;
+    if (!packed || (file->chunk && !table) || member->mode & 07000)
+        return false;
+    struct stat there;
+    if (!fstatat(file->folder, file->name, &there, AT_SYMLINK_NOFOLLOW))
+        return false;
+    const uint8_t *content = sound_content(bench, file, packed, table);
+    return content && make_file(file, temporary, content);
+}
+
+/* -- the module ---------------------------------------------------------------------------------------------------- */
+
+/* One call's items as files, and what is needed to go through them. */
+typedef struct {
+    PyObject *items;
+    Py_ssize_t count;
+    File *files;
+    uint8_t (*tags)[6];
+    Bench *bench;
+    Py_buffer raw;
+    Window window;
+} Batch;
+
+/* raw: a buffer that is the batch's from now on. False with an error set. */
+static bool open_batch(Batch *batch, PyObject *items, unsigned long long start) {
+    batch->items = PySequence_Tuple(items); /* nobody else may change it meanwhile */
+    if (!batch->items)
+        return false;
+    batch->count = PyTuple_GET_SIZE(batch->items);
+    batch->files = calloc((size_t)batch->count + 1, sizeof *batch->files);
+    batch->tags = calloc((size_t)batch->count + 1, sizeof *batch->tags);
+    batch->bench = take_bench();
+    batch->window = (Window){batch->raw.buf, start, (uint64_t)batch->raw.len};
+    if (!batch->files || !batch->tags || !batch->bench)
+        PyErr_NoMemory();
+    return !PyErr_Occurred();
+}
+
+static void close_batch(Batch *batch) {
+    if (batch->bench)
+        put_back(batch->bench);
+    free(batch->tags);
+    free(batch->files);
+    Py_XDECREF(batch->items);
+    PyBuffer_Release(&batch->raw);
+}
+
+/* The numbers of the items that are left for Python. */
+static PyObject *undone(const Batch *batch) {
+    PyObject *left = PyList_New(0);
+    for (Py_ssize_t i = 0; left && i < batch->count; i++) {
+        PyObject *number = batch->files[i].done ? NULL : PyLong_FromSsize_t(i);
+        if (!batch->files[i].done && (!number || PyList_Append(left, number)))
+            Py_CLEAR(left);
+        Py_XDECREF(number);
+    }
+    return left;
+}
+
+PyDoc_STRVAR(check_doc, "check(items, raw, start) -> list\n\n"
+                        "Which of the items (check.Item) are not proven to be sound. raw: bytes of the source from\n"
+                        "`start` on, all of the items among them.");
+
+static PyObject *check(PyObject *self, PyObject *args) {
+    Batch batch = {0};
+    PyObject *items, *left = NULL;
+    unsigned long long start;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "Oy*K:check", &items, &batch.raw, &start))
+        return NULL;
+    bool parsed = open_batch(&batch, items, start);
+    for (Py_ssize_t i = 0; parsed && i < batch.count; i++)
+        parsed = parse_item(PyTuple_GET_ITEM(batch.items, i), &batch.files[i], batch.tags[i]);
+    if (parsed) {
+        Py_BEGIN_ALLOW_THREADS;
+        for (Py_ssize_t i = 0; i < batch.count; i++)
+            batch.files[i].done = batch.files[i].plain && check_file(batch.bench, &batch.files[i], &batch.window);
+        Py_END_ALLOW_THREADS;
+        left = undone(&batch);
+    }
+    close_batch(&batch);
+    return left;
+}
+
+PyDoc_STRVAR(restore_doc,
+             "restore(jobs, raw, start, prefix) -> list\n\n"
+             "jobs: tuples (node, descriptor of a folder, name in it, uid, gid), uid and gid 2**32 - 1 if the owner is not\n"
+             "to be set. Gives which of them were not restored. raw: bytes of the source from `start` on. prefix: begins\n"
+             "names in the folders that nobody else makes.");
+
+static PyObject *restore(PyObject *self, PyObject *args) {
+    static unsigned long long serial;
+    Batch batch = {0};
+    PyObject *items, *left = NULL;
+    unsigned long long start, first;
+    const char *prefix;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "Oy*Ky:restore", &items, &batch.raw, &start, &prefix))
+        return NULL;
+    bool parsed = open_batch(&batch, items, start);
+    for (Py_ssize_t i = 0; parsed && i < batch.count; i++)
+        parsed = parse_job(PyTuple_GET_ITEM(batch.items, i), &batch.files[i]);
+    if (parsed) {
+        first = serial;
+        serial += (unsigned long long)batch.count;
+        Py_BEGIN_ALLOW_THREADS;
+        for (Py_ssize_t i = 0; i < batch.count; i++) {
+            char temporary[TEXT_ROOM];
+            int length = snprintf(temporary, sizeof temporary, "%s%llu", prefix, first + (unsigned long long)i);
+            batch.files[i].done = batch.files[i].plain && length < (int)sizeof temporary &&
+                                  restore_file(batch.bench, &batch.files[i], &batch.window, temporary);
+        }
+        Py_END_ALLOW_THREADS;
+        left = undone(&batch);
+    }
+    close_batch(&batch);
+    return left;
+}
+
+static PyMethodDef methods[] = {
+    {"check", check, METH_VARARGS, check_doc}, {"restore", restore, METH_VARARGS, restore_doc}, {0}};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "xtarfs._unpacker", .m_size = -1, .m_methods = methods};
+
+PyMODINIT_FUNC PyInit__unpacker(void) {
+    if (!load_reading_engines())
+        return NULL;
+    for (int i = 0; i < ATTRIBUTES; i++)
+        if (!attributes[i] && !(attributes[i] = PyUnicode_InternFromString(attribute_names[i])))
+            return NULL;
+    return PyModule_Create(&definition);
+}
