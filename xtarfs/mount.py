@@ -87,7 +87,6 @@ def _run(
                     return
                 ready.set()
                 captured.release()
-                captured.pass_on()
                 announce()
                 if options.idle_timeout:
                     _unmount_when_idle(server, mountpoint, options.idle_timeout)
@@ -236,16 +235,10 @@ class _Captured:
             os.close(self._terminal)
             self._terminal = -1
 
-    def pass_on(self) -> None:
-        """Shows what was written meanwhile: requests may have failed before the mount counted as ready."""
-        os.write(2, self._written())
-
-    def _written(self) -> bytes:
-        return os.pread(self._file.fileno(), 1 << 20, 0)
-
     def text(self) -> str:
         """What was written so far, as one line."""
-        lines = self._written().decode("utf-8", "replace").splitlines()
+        self._file.seek(0)
+        lines = self._file.read().decode("utf-8", "replace").splitlines()
         return "; ".join(shown(line.strip()) for line in lines if line.strip())
 
 
@@ -270,7 +263,8 @@ def _log_handler(log_file: str | None, foreground: bool) -> logging.Handler:
             raise MountError(f"cannot log to {shown(log_file)}: {error.strerror}") from None
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     elif foreground:
-        handler = logging.StreamHandler()
+        # A descriptor of its own: requests may fail while standard error is still captured.
+        handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace"))
         handler.setFormatter(logging.Formatter("xtar: %(message)s"))
     elif os.path.exists("/dev/log"):
         handler = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
