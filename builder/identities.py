@@ -73,7 +73,7 @@ class Identities:
         self._places.append((self._next, length))
         self._next += length
         highest = self._highest[-1] if self._highest else 0
-        self._highest.append(max(self._block(len(self._highest)), default=highest))
+        self._highest.append(max(highest, max(self._block(len(self._highest)), default=0)))
         return True
 
     def _block(self, number: int) -> dict[int, Identity]:
