@@ -7,12 +7,17 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from xtarfs import shelf
 from xtarfs.errors import DamagedError, ElsewhereError
 from xtarfs.extract import ExtractOptions, extract
+from xtarfs.format import tar
+from xtarfs.format.locator import Place, pack
+from xtarfs.format.member import own_member
 from xtarfs.format.records import FILE, Record, Structure
 from xtarfs.reader import Archive
 from xtarfs.sets import SetDirectory, SetTree
@@ -338,3 +343,44 @@ def test_words_that_are_no_volumes(pristine: list[Path], capsys: pytest.CaptureF
     assert run("verify", pristine[0], "something") == 2
     assert "something: is no volume of the set of" in capsys.readouterr().err
     assert run("list", pristine[0], "d", "last") == 2
+
+
+# -- what a stranger may have written ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"number": 0},
+        {"number": 9},
+        {"count": 0},
+        {"count": 1 << 62},
+        {"head": 1 << 62},
+        {"head": 3},
+        {"catalogue": Place(-(1 << 62), 1 << 62, "00000000")},
+        {"catalogue": Place(1 << 62, 1 << 62, "00000000")},
+        {"root": Structure(0, 1 << 62, 0, 0)},
+        {"root": Structure(0, 100, 1 << 62, 1 << 62)},
+        {"id": "0" * 64},
+    ],
+    ids=str,
+)
+def test_hostile_locators(volumes: list[Path], tmp_path: Path, spoilt: dict[str, Any]) -> None:
+    """Any answer will do that comes soon and is no crash; what the volume holds itself can always be had."""
+    with Archive.open(str(volumes[0]), alone=True) as volume:
+        facts = volume.tree.locator
+        assert facts and facts.set
+        names = [node.path for node in volume.walk()]
+    block = pack(msgspec.structs.replace(facts, set=msgspec.structs.replace(facts.set, **spoilt)))
+    data = volumes[0].read_bytes()[: facts.at]
+    header = tar.parse(volumes[0].read_bytes()[facts.at : facts.at + tar.BLOCK])
+    assert header.mark
+    data += own_member(header.name, header.mark, len(block)) + block + bytes(tar.padding(len(block))) + tar.END
+    volumes[0].write_bytes(data)
+    for path in volumes[2:]:
+        path.unlink()
+    for command in (["list", "-R"], ["info"], ["verify"]):
+        assert run(*command, volumes[0]) in (0, 1, 2)
+    assert run("recover", volumes[0], "-C", tmp_path / "out") in (0, 1)
+    with Archive.open(str(volumes[0])) as archive:
+        assert {node.path for node in archive.walk()} >= {name for name in names if b".part-" not in name}

@@ -193,6 +193,10 @@ def test_a_catalogue_too_long_for_each_volume_is_in_the_last(tmp_path: Path) -> 
         count = len(paths)
         assert any(f"volume {count} of {count} of name" in what for _, what in archive.tree.damage)
         assert 0 < sum(1 for _ in archive.walk()) < 400
+    assert run("extract", paths[0], "-C", tmp_path / "extracted") == 1
+    assert run("extract", paths[0], "--alone", "-C", tmp_path / "alone") == 0
+    assert run("recover", paths[0], "-C", tmp_path / "recovered") == 1
+    assert trees.snapshot(tmp_path / "recovered") == trees.snapshot(tmp_path / "alone")
     with Archive.open(str(paths[0]), others=[str(tmp_path / "away")]) as archive:
         assert sum(1 for _ in archive.walk()) == 400
 

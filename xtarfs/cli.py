@@ -223,10 +223,17 @@ def _extract(arguments: argparse.Namespace) -> int:
         advance = stack.enter_context(progress("xtar extract", _content_size(archive)))
         result = extract(archive, arguments.directory, [_raw(path) for path in paths], options, advance)
         _tell_lost(archive, result)
+        lacks_set = not arguments.alone and _is_volume_alone(archive)
     verb = "would extract" if arguments.dry_run else "extracted"
     counts = f"{result.files} files, {result.directories} folders, {result.others} others"
     print(f"{arguments.directory}: {verb} {counts}, {human_size(result.bytes)}")
-    return DONE if result.complete else PARTLY
+    return DONE if result.complete and not lacks_set else PARTLY
+
+
+def _is_volume_alone(archive: Archive) -> bool:
+    """Whether this is a volume that does not show its set."""
+    facts = archive.tree.locator
+    return facts is not None and facts.set is not None and archive.tree.identifier == facts.id
 
 
 def _tell_lost(archive: Archive, result: ExtractResult) -> None:
@@ -347,6 +354,7 @@ def _recover(arguments: argparse.Namespace, rebuild: Rebuild | None) -> int:
     from .recover import joined, recover
     from .salvage_set import open_set, recover_set
     from .source import FileSource
+    from .volume_arguments import volume_set
 
     arguments.others = []
     _take_volumes(arguments, arguments.volumes, most=0)
@@ -371,7 +379,12 @@ def _recover(arguments: argparse.Namespace, rebuild: Rebuild | None) -> int:
     if arguments.json:
         print_json(result.as_json())
     _tell_recovered(arguments, result)
-    return DONE if result.complete else PARTLY
+    lacks_set = not volumes and any(map(volume_set, paths))
+    if lacks_set:
+        complain(
+            f"{arguments.archive}: no sound catalogue of its set is at hand; only the files of these volumes are known"
+        )
+    return DONE if result.complete and not lacks_set else PARTLY
 
 
 def _tell_recovered(arguments: argparse.Namespace, result: RecoverResult) -> None:

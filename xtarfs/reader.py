@@ -202,7 +202,12 @@ def _tree_of_set(own: Tree, shelf: Shelf) -> Tree:
     if own.locator is None or own.locator.set is None:
         return own
     try:
-        return SetTree(own, Catalogues(Volume(own.source, own.locator, own.locator.set), shelf))
+        catalogues = Catalogues(Volume(own.source, own.locator, own.locator.set), shelf)
+        try:
+            return SetTree(own, catalogues)
+        except BaseException:
+            catalogues.close()
+            raise
     except (ElsewhereError, FormatError) as error:
         own.report(b"", f"{error}; only the files of this volume are shown")
         return own

@@ -37,6 +37,12 @@ class SalvagedSet(Archive):
         self._catalogues = tree.catalogues
         self._candidates = list(dict.fromkeys([path, *given, *volumes_beside(stem_of(path))]))
         self._wrecks: dict[str, list[Salvaged]] = {}
+        self._patients: list[Patient] = []
+
+    def close(self) -> None:
+        for patient in self._patients:
+            patient.close()
+        super().close()
 
     def pieces(self, node: Node) -> Iterator[Piece]:
         node = self.data_node(node)
@@ -88,9 +94,9 @@ class SalvagedSet(Archive):
         path = self._path_of(identifier)
         if path is None:
             return []
-        source, _ = with_parity(FileSource(path))
+        self._patients.append(Patient(with_parity(FileSource(path))[0]))
         try:
-            return salvage(Patient(source))[0]
+            return salvage(self._patients[-1])[0]
         except NotAnArchive:
             return []
 

@@ -45,7 +45,11 @@ class Catalogues:
         self._opened: dict[str, Volume | None] = {}
         self._lock = threading.Lock()
         self.volumes: list[str] = []
-        self.volumes = self._read_volumes()
+        try:
+            self.volumes = self._read_volumes()
+        except BaseException:
+            self.close()
+            raise
         self._numbers = {identifier: number for number, identifier in enumerate(self.volumes, 1)}
         self.name = os.path.basename(stem_of(own.source.name))
 

@@ -20,7 +20,7 @@ def take_volumes(archive: str, words: list[str]) -> list[str]:
     seen: dict[int, str] = {}
     known: VolumeSet | None = None
     for place, path in enumerate([archive, *words]):
-        facts = _volume_set(path)
+        facts = volume_set(path)
         if place:
             if facts is None and not _are_alike(path, archive):
                 break
@@ -37,7 +37,7 @@ def take_volumes(archive: str, words: list[str]) -> list[str]:
     return taken
 
 
-def _volume_set(path: str) -> VolumeSet | None:
+def volume_set(path: str) -> VolumeSet | None:
     """What a file says of the set that it is a volume of; None if it is none."""
     from .errors import XtarError
     from .source import FileSource
