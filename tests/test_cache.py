@@ -25,7 +25,7 @@ class Work:
 
     def __call__(self) -> bytes:
         self.calls += 1
-        assert self.release.wait(10)
+        assert self.release.wait(60)
         if isinstance(self.value, Exception):
             raise self.value
         return self.value
@@ -40,7 +40,7 @@ def test_computed_once_while_many_wait() -> None:
         time.sleep(0.1)
         assert not any(future.done() for future in waiting)
         work.release.set()
-        assert {future.result(5) for future in waiting} == {b"value"}
+        assert {future.result(60) for future in waiting} == {b"value"}
     assert cache.get(1, work) == b"value"
     assert work.calls == 1
 

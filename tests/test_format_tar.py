@@ -91,14 +91,14 @@ def test_round_trip(
     assert read_back(header) == header
 
 
-@given(names, st.integers(0, 8**11 - 1), st.integers(0, 2**31))
+@given(names.filter(lambda name: not name.endswith(b"/")), st.integers(0, 8**11 - 1), st.integers(0, 2**31))
 @settings(deadline=None)
 def test_tarfile_reads_the_same(name: bytes, size: int, mtime: int) -> None:
     data = tar.pack(Header(name, size, mode=0o644, mtime=mtime, mark=MARK))
     with tarfile.open(fileobj=io.BytesIO(data), encoding="utf-8", errors="surrogateescape") as archive:
         info = archive.next()
     assert info
-    assert info.name.encode("utf-8", "surrogateescape") == name.rstrip(b"/")
+    assert info.name.encode("utf-8", "surrogateescape") == name
     assert (info.size, info.mtime) == (size, mtime)
 
 

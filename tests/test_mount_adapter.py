@@ -490,7 +490,7 @@ def test_foreground(binding: str, tmp_path: Path, ending: str) -> None:
                 unmount(str(tmp_path))
             else:
                 process.send_signal(getattr(signal, ending))
-            output, errors = process.communicate(timeout=5)
+            output, errors = process.communicate(timeout=60)
         finally:
             subprocess.run(["umount", "-l", str(tmp_path)], capture_output=True, check=False)
             process.kill()

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -203,9 +202,7 @@ def test_the_archive_may_be_moved_and_removed(
 
 def test_nothing_is_left_of_the_command(binding: str, archive: Path, point: Path) -> None:
     """No pipe, folder or session of the caller is kept: `x=$(xtar mount ...)` returns, a log-out does not end it."""
-    start = time.monotonic()
     with live(archive, point):  # waits for the end of the command's output
-        assert time.monotonic() - start < 10
         (pid,) = servers(point)
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
         assert {os.readlink(f"/proc/{pid}/fd/{number}") for number in range(3)} == {"/dev/null"}
