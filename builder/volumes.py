@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -46,7 +45,6 @@ _ROUNDS = 20  # attempts to guess how long the set's catalogue becomes: the seco
 _SHARE = 4  # a set's catalogue longer than this part of a volume goes into the last one only
 _POINTER, _LISTED = 12, 50  # bytes, packed: of a record's pointer into a volume; of a volume's identifier
 _PIECE = 1 << 20
-_FILES = 64  # descriptors that are needed besides one for each volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +213,6 @@ class _Volumes:
         if spares and count + spares > MOST_WITH_SPARES:
             raise UsageError(f"{count} volumes and {spares} to spare: {MOST_WITH_SPARES} together are the most")
         paths = [volume_path(stem, number, count) for number in range(1, count + 1)]
-        _allow_open_files(count + spares + _FILES)
         outs: list[Output] = []
         with ExitStack() as stack:
 
@@ -251,14 +248,6 @@ def _again(spool: IO[bytes]) -> IO[bytes]:
     file = os.fdopen(os.dup(spool.fileno()), "rb")
     file.seek(0, os.SEEK_END)
     return file
-
-
-def _allow_open_files(count: int) -> None:
-    """A draft is open until it gets its name."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < count:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (count if hard < 0 else min(count, hard), hard))
 
 
 def _publish(drafts: Sequence[Draft], *, force: bool) -> None:

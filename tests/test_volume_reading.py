@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,20 @@ def test_cat_and_info(tree: Path, pristine: list[Path], capsysbinary: pytest.Cap
     facts = json.loads(capsysbinary.readouterr().out)
     assert (facts["set"]["number"], facts["set"]["count"]) == (2, len(pristine))
     assert [holder["at_hand"] for holder in facts["holders"]] == [True] * len(pristine)
+
+
+def test_more_open_files_than_select_takes(tree: Path, pristine: list[Path], tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with Archive.open(str(pristine[0])) as archive:
+            assert extract(archive, str(tmp_path / "out"), [], ExtractOptions(jobs=2)).complete
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert trees.differences(trees.snapshot(tree), trees.snapshot(tmp_path / "out")) == []
 
 
 # -- volumes missing ---------------------------------------------------------------------------------------------

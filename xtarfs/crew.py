@@ -157,8 +157,10 @@ class Crew(Generic[Outcome]):
 
     def _receive(self, pipe: int) -> bytes:
         parts = []
+        ready = select.poll()  # select() takes no descriptor above 1,023, and a set may have more volumes open
+        ready.register(pipe, select.POLLIN)
         while True:
-            if not select.select([pipe], [], [], _POLL)[0]:
+            if not ready.poll(1000 * _POLL):
                 self.show()
             elif part := os.read(pipe, 1 << 16):
                 parts.append(part)
