@@ -2,7 +2,7 @@
 
 from setuptools import Extension, setup
 
-HEADERS = ["xtarfs/engines.h", "xtarfs/layout.h"]
+HEADERS = ["xtarfs/engines.h", "xtarfs/layout.h", "xtarfs/facts.h"]
 CORES = (
     Extension("builder._packer", ["builder/packer.c"], depends=HEADERS, optional=True),
     Extension("xtarfs._unpacker", ["xtarfs/unpacker.c"], depends=HEADERS, optional=True),
