@@ -8,6 +8,9 @@ import os
 import random
 import shutil
 import struct
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -351,3 +354,17 @@ def test_many_readers_in_order(native: None, folder: Path, packed: Path, tmp_pat
             for name in wanted:
                 with open(point / "one" / name, "rb") as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def test_allow_root_keeps_others_out(native: None, packed: Path) -> None:
+    """Also of what the kernel knows already."""
+    with tempfile.TemporaryDirectory(prefix="xtar-test-") as folder:
+        os.chmod(folder, 0o755)
+        with live(packed, Path(folder) / "m", "-o", "allow_root") as point:
+            content = next(path for path in sorted((point / "one").iterdir()) if path.is_file())
+            assert content.read_bytes()
+            script = "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+            for act in ("os.listdir(sys.argv[1])", "open(sys.argv[2]).read()"):
+                command = [sys.executable, "-S", "-c", script + act, str(point), str(content)]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                assert "PermissionError" in done.stderr

@@ -15,7 +15,7 @@ from lru import LRU
 from ..guard import Guard
 from ..mount_options import MountOptions, kept_seconds
 from ..vfs import FOREVER
-from .attach import attach, detach
+from .attach import attach, detach, only_owner_and_root
 from .packed import packed
 
 if TYPE_CHECKING:
@@ -148,6 +148,8 @@ class NativeServer:
     def _new_session(self, device: int, ended: int) -> Any:
         place = packed(self._filesystem)
         uid, gid, umask = self._options.ownership
+        guarded = only_owner_and_root(self._options)  # the kernel's caches would let others in
+        names_kept = 0 if guarded else self._filesystem.names_kept
         return self._loop.Session(
             device,
             ended,
@@ -157,12 +159,12 @@ class NativeServer:
             root=place.root if place else None,
             catalogue=place.catalogue if place else 0,
             cache=place.cache if place else 0,
-            timeout=kept_seconds(self._options, self._filesystem.names_kept),
-            changes=self._filesystem.names_kept < FOREVER,
+            timeout=kept_seconds(self._options, names_kept),
+            changes=names_kept < FOREVER,
             uid=-1 if uid is None else uid,
             gid=-1 if gid is None else gid,
             umask=umask,
-            owner=os.getuid() if "allow_root" in self._options.flags else -1,
+            owner=os.getuid() if guarded else -1,
         )
 
 

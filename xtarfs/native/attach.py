@@ -25,6 +25,11 @@ def fusermount() -> str | None:
     return shutil.which("fusermount3") or shutil.which("fusermount")
 
 
+def only_owner_and_root(options: MountOptions) -> bool:
+    """Whether we must tell users apart. The kernel knows the owner alone, which may be root, or everybody."""
+    return "allow_root" in options.flags and os.getuid() != 0
+
+
 def attach(mountpoint: str, fsname: str, options: MountOptions) -> int:
     """Mounts on the directory `mountpoint`; the descriptor that requests come from. Raises MountError."""
     try:
@@ -57,7 +62,7 @@ def _mount(device: int, mountpoint: str, fsname: str, options: MountOptions) -> 
     words = [
         f"fd={device},rootmode={stat.S_IFDIR:o},user_id={os.getuid()},group_id={os.getgid()}",
         f"default_permissions,max_read={options.max_read}",
-        *(["allow_other"] if options.flags & {"allow_other", "allow_root"} else []),
+        *(["allow_other"] if "allow_other" in options.flags or only_owner_and_root(options) else []),
     ]
     libc = ctypes.CDLL(None, use_errno=True)
     arguments = (os.fsencode(fsname), os.fsencode(mountpoint), b"fuse.xtarfs")
@@ -72,7 +77,7 @@ def _fusermount_mount(mountpoint: str, fsname: str, options: MountOptions) -> in
         "fsname=" + os.fsdecode(escaped(fsname).encode("latin-1")),
         f"subtype=xtarfs,default_permissions,max_read={options.max_read}",
         *sorted(options.flags - {"allow_root"}),
-        *(["allow_other"] if "allow_root" in options.flags else []),
+        *(["allow_other"] if only_owner_and_root(options) else []),
     ]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:

@@ -274,11 +274,20 @@ static void init(worker *worker)
     answer(worker, &out, sizeof out);
 }
 
+/* Whether -o allow_root keeps this user out. The kernel itself knows only everybody or nobody. */
+static bool kept_out(const worker *worker)
+{
+    int64_t owner = worker->session->appearance.owner, user = request_header(worker)->uid;
+    return owner >= 0 && user && user != owner && request_header(worker)->opcode != FUSE_READ;
+}
+
 /* ENOSYS: the kernel opens folders without us from then on, and keeps their listings. */
 static void opendir_(worker *worker)
 {
     struct fuse_open_out out = {0};
-    if (worker->session->appearance.changes)
+    if (kept_out(worker))
+        fail(worker, EACCES);
+    else if (worker->session->appearance.changes)
         answer(worker, &out, sizeof out);
     else
         fail(worker, ENOSYS);
@@ -302,13 +311,6 @@ static void forget_many(worker *worker)
         table_forget(&worker->session->table, each[i].nodeid, each[i].nlookup);
     pthread_mutex_unlock(&worker->session->table.lock);
     table_trim(&worker->session->table);
-}
-
-/* Whether -o allow_root keeps this user out. The kernel itself knows only everybody or nobody. */
-static bool kept_out(const worker *worker)
-{
-    int64_t owner = worker->session->appearance.owner, user = request_header(worker)->uid;
-    return owner >= 0 && user && user != owner && request_header(worker)->opcode != FUSE_READ;
 }
 
 static void handle_node(worker *worker)
