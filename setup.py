@@ -5,7 +5,7 @@ from glob import glob
 
 from setuptools import Extension, setup
 
-_HEADERS = ["xtarfs/engines.h", "xtarfs/layout.h"]
+_HEADERS = ["xtarfs/engines.h", "xtarfs/facts.h", "xtarfs/layout.h"]
 _CORES = (
     Extension("builder._packer", ["builder/packer.c"], depends=_HEADERS, optional=True),
     Extension("xtarfs._unpacker", ["xtarfs/unpacker.c"], depends=_HEADERS, optional=True),

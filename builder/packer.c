@@ -20,7 +20,8 @@ typedef struct {
     uint32_t chunk_size;
 } Settings;
 
-/* What packing needs again and again; kept from batch to batch. data: a file's content. member: head, packed data and tail. */
+/* What packing needs again and again; kept from batch to batch. data: a file's content. member: head, packed data,
+tail. */
 typedef struct Bench {
     struct Bench *next;
     Settings settings;
@@ -68,7 +69,7 @@ static Bench *new_bench(const Settings *settings) {
     bench->streaming = engines.zng_init(&bench->stream, settings->chunk, ZNG_DEFLATED, -15, ZNG_MEMORY_LEVEL, 0) == 0;
     bench->data = malloc(LARGEST_FILE);
     if (bench->compressor) {
-        /* a chunk that does not shrink grows by far less than a sixteenth and its flushes; the last one needs its steps */
+        /* a chunk that does not shrink grows by far less than a sixteenth and its flushes; room comes in steps */
         size_t bound = engines.compress_bound(bench->compressor, LARGEST_FILE) + LARGEST_FILE / 16 + 64 * MOST_CHUNKS +
                        2 * LARGEST_FILE;
         bench->room = LARGEST_HEAD + bound + LARGEST_TAIL + TABLE_HEAD + 12 * MOST_CHUNKS;
@@ -141,7 +142,8 @@ static bool run_stream(zng_stream *stream, int flush, const uint8_t *limit) {
 }
 
 /* One chunk of a deflate stream at `out`; the bytes written, 0 if that failed. */
-static size_t pack_chunk(Bench *bench, const uint8_t *data, size_t size, bool last, uint8_t *out, const uint8_t *limit) {
+static size_t pack_chunk(Bench *bench, const uint8_t *data, size_t size, bool last, uint8_t *out,
+                         const uint8_t *limit) {
     zng_stream *stream = &bench->stream;
     stream->next_in = data;
     stream->avail_in = (uint32_t)size;
@@ -165,6 +167,10 @@ static size_t pack_chunks(Bench *bench, File *file, uint8_t *out, size_t room, u
         packed += part;
     }
     return packed;
+}
+
+static uint8_t *put64(uint8_t *at, uint64_t value) {
+    return put32(put32(at, (uint32_t)value), (uint32_t)(value >> 32));
 }
 
 static uint8_t *put_table(uint8_t *at, const File *file, const uint32_t *crcs, const uint64_t *offsets) {
@@ -246,9 +252,10 @@ static bool parse_job(PyObject *job, const uint8_t *tag, File *file) {
     Member *member = &file->member;
     const char *source, *path, *name, *user, *group;
     Py_ssize_t lengths[5];
-    if (!require_tuple(job) || !PyArg_ParseTuple(job, "iy#y#y#IIIy#y#H;a job", &file->folder, &source, &lengths[0], &path, &lengths[1], &name,
-                          &lengths[2], &member->ino, &member->uid, &member->gid, &user, &lengths[3], &group, &lengths[4],
-                          &member->flags))
+    if (!require_tuple(job) ||
+        !PyArg_ParseTuple(job, "iy#y#y#IIIy#y#H;a job", &file->folder, &source, &lengths[0], &path, &lengths[1], &name,
+                          &lengths[2], &member->ino, &member->uid, &member->gid, &user, &lengths[3], &group,
+                          &lengths[4], &member->flags))
         return false;
     member->tag = tag;
     file->source = (Span){(const uint8_t *)source, (size_t)lengths[0]};
@@ -292,10 +299,10 @@ static PyObject *collect(File *files, Py_ssize_t count) {
 
 PyDoc_STRVAR(pack_doc,
              "pack(jobs, tag, deflate_level, chunk_level, chunk_size) -> list\n\n"
-             "jobs: tuples (folder descriptor, name in it, path, member's name, ino, uid, gid, user, group, zip flags).\n"
-             "For each, None where Python must store it, or (member, two arguments of os.stat_result, CRC-32, whether it\n"
-             "is deflated, packed size, where the data begins, CRC-32 of it packed, chunk size, SHA-256, where\n"
-             "the chunk table begins, its length).");
+             "jobs: tuples (folder descriptor, name in it, path, member's name, ino, uid, gid, user, group, zip\n"
+             "flags). For each, None where Python must store it, or (member, two arguments of os.stat_result, CRC-32,\n"
+             "whether it is deflated, packed size, where the data begins, CRC-32 of it packed, chunk size, SHA-256,\n"
+             "where the chunk table begins, its length).");
 
 static PyObject *pack(PyObject *self, PyObject *args) {
     PyObject *jobs;

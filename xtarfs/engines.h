@@ -1,4 +1,4 @@
-/* The engines of the `deflate` and `zlib-ng` wheels, and SHA-256 of the libcrypto that hashlib uses, called without Python.
+/* The engines of the `deflate` and `zlib-ng` wheels, and SHA-256 of hashlib's libcrypto, called without Python.
 
 They are the same machine code that format/codec.py calls, taken from the modules that Python has loaded, so that
 compiled and interpreted code cannot differ in a byte. Declarations: libdeflate.h 1.x, zlib-ng.h 2.2, openssl/evp.h. */
@@ -30,7 +30,8 @@ typedef struct {
     unsigned long reserved;
 } zng_stream;
 
-enum { ZNG_NO_FLUSH = 0, ZNG_SYNC_FLUSH = 2, ZNG_FULL_FLUSH = 3, ZNG_FINISH = 4, ZNG_STREAM_END = 1, ZNG_BUF_ERROR = -5, ZNG_DEFLATED = 8, ZNG_MEMORY_LEVEL = 8 };
+enum { ZNG_NO_FLUSH = 0, ZNG_SYNC_FLUSH = 2, ZNG_FULL_FLUSH = 3, ZNG_FINISH = 4 };
+enum { ZNG_STREAM_END = 1, ZNG_BUF_ERROR = -5, ZNG_DEFLATED = 8, ZNG_MEMORY_LEVEL = 8 };
 
 static struct {
     uint32_t (*crc32)(uint32_t, const void *, size_t);

@@ -54,8 +54,6 @@ static uint8_t *put16(uint8_t *at, uint32_t value) {
 
 static uint8_t *put32(uint8_t *at, uint32_t value) { return put16(put16(at, value), value >> 16); }
 
-static uint8_t *put64(uint8_t *at, uint64_t value) { return put32(put32(at, (uint32_t)value), (uint32_t)(value >> 32)); }
-
 static uint8_t *put_span(uint8_t *at, Span span) {
     memcpy(at, span.bytes, span.length);
     return at + span.length;
@@ -107,7 +105,7 @@ static void put_tar_header(uint8_t *block, const Member *member, uint64_t size) 
     block[154] = 0;
 }
 
-/* The fields that local header and central directory share, from the version needed to the length of the extra field. */
+/* The fields that local header and central directory share, from the version needed to the extra field's length. */
 static uint8_t *put_shared(uint8_t *at, const Member *member) {
     at = put16(at, member->method == DEFLATED ? 20 : 10);
     at = put16(at, member->flags);
@@ -141,7 +139,9 @@ static uint8_t *put_name_and_extra(uint8_t *at, const Member *member) {
 static size_t head_length(const Member *member) { return BLOCK + LOCAL + member->path.length + EXTRA; }
 
 /* Where the chunk table begins in the tail. */
-static size_t table_head_length(const Member *member) { return LOCAL + member->path.length + 1 + SUFFIX - (member->method == STORED); }
+static size_t table_head_length(const Member *member) {
+    return LOCAL + member->path.length + 1 + SUFFIX - (member->method == STORED);
+}
 
 static size_t unpadded_tail_length(const Member *member, size_t table_length) {
     size_t table = table_length ? table_head_length(member) + table_length : 0;
