@@ -301,8 +301,8 @@ static PyObject *check(PyObject *self, PyObject *args) {
 
 PyDoc_STRVAR(restore_doc,
              "restore(jobs, raw, start, prefix) -> list\n\n"
-             "jobs: tuples (node, descriptor of a folder, name in it, uid, gid), uid and gid 2**32 - 1 if the owner is\n"
-             "not to be set. Gives which of them were not restored. raw: bytes of the source from `start` on.\n"
+             "jobs: tuples (node, descriptor of a folder, name in it, uid, gid), uid and gid 2**32 - 1 if the owner\n"
+             "is not to be set. Gives which of them were not restored. raw: bytes of the source from `start` on.\n"
              "prefix: begins names in the folders that nobody else makes.");
 
 static PyObject *restore(PyObject *self, PyObject *args) {
