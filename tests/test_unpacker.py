@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from xtarfs.verify import Damage, verify
 
 from . import trees
 from .damaging import Sample, flipped, make_sample, opened, sample_tree
+from .mounting import environment
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +139,38 @@ def test_nothing_is_left_of_what_was_not_restored(flat: tuple[bytes, list[Item]]
         assert (tmp_path / "file").read_bytes() == trees.words(9000)
     finally:
         os.close(folder)
+
+
+RESTORED_IN_LITTLE_MEMORY = """
+import os, resource, sys
+from xtarfs import _unpacker
+from xtarfs.reader import Archive
+
+with Archive.open(sys.argv[1]) as archive:
+    job = (archive.lookup(b"large"), os.open(sys.argv[2], os.O_RDONLY), b"large", os.geteuid(), os.getegid())
+    raw = archive.source.read_at(0, archive.source.size)
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), limits[1]))
+    little = _unpacker.restore([job], raw, 0, b".tmp")
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+    print(little, _unpacker.restore([job], raw, 0, b".tmp"))
+"""
+
+
+def test_content_for_which_there_is_no_memory(tmp_path: Path) -> None:
+    source, copy, path = tmp_path / "source", tmp_path / "copy", tmp_path / "large.xtar"
+    source.mkdir()
+    copy.mkdir()
+    trees.write(source / "large", bytes(12 << 20))
+    build(str(source), str(path), Options())
+    done = subprocess.run(
+        [sys.executable, "-c", RESTORED_IN_LITTLE_MEMORY, path, copy],
+        capture_output=True, text=True, check=False, timeout=60, env=environment(),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "[0] []\n"), done.stderr
+    assert os.listdir(copy) == ["large"]
 
 
 def test_python_says_what_is_wrong_with_what_is_not_proven(flat: tuple[bytes, list[Item]]) -> None:

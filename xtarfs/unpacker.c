@@ -78,14 +78,14 @@ static size_t table_length(const File *file) {
 static const uint8_t *unpack(Bench *bench, const Member *member, const uint8_t *packed) {
     if (member->method == STORED)
         return member->packed == member->size ? packed : NULL;
-    if (bench->room < member->size) {
+    if (!bench->content || bench->room < member->size) {
         size_t room = ((size_t)member->size / ROOM_STEP + 1) * ROOM_STEP;
         free(bench->content);
         bench->content = malloc(room);
         bench->room = bench->content ? room : 0;
+        if (!bench->content)
+            return NULL;
     }
-    if (!bench->content && !(bench->content = malloc(bench->room = ROOM_STEP)))
-        return NULL;
     int result = engines.decompress(bench->decompressor, packed, (size_t)member->packed, bench->content,
                                     (size_t)member->size, NULL);
     return result == 0 ? bench->content : NULL;
@@ -204,7 +204,7 @@ static bool make_file(const File *file, const char *temporary, const uint8_t *co
     bool made = write_all(fd, content, (size_t)member->size) &&
                 (file->uid == (uid_t)-1 || !fchown(fd, file->uid, file->gid)) && !fchmod(fd, member->mode & 0777) &&
                 !futimens(fd, times);
-    close(fd);
+    made = !close(fd) && made; /* some file systems say only now what they could not write */
     made = made && !renameat2(file->folder, temporary, file->folder, file->name, RENAME_NOREPLACE);
     if (!made)
         unlinkat(file->folder, temporary, 0);

@@ -51,8 +51,10 @@ static bool put_child(listing *into, const entry *child, const char *name, const
     if (!has_room(into, child->name_length))
         return false;
     uint64_t id = 0;
-    if (into->plus && !(id = enlist(into->worker->session, into->directory, child, name, target)))
+    if (into->plus && !(id = enlist(into->worker->session, into->directory, child, name, target))) {
+        into->full = true;
         return false;
+    }
     return put(into, id, child, name, child->name_length);
 }
 
@@ -91,10 +93,8 @@ static bool put_children(listing *into, const entry *directory)
             entry child = names->rows[i].entry;
             const char *name = names->text + names->rows[i].name;
             child.position = names->first + (uint32_t)i;
-            if (!put_child(into, &child, name, name + child.name_length)) {
-                into->full = true;
+            if (!put_child(into, &child, name, name + child.name_length))
                 break;
-            }
         }
         shelf_give_back(shelf, names);
     }
@@ -136,6 +136,8 @@ void list(worker *worker, subject *about, bool plus)
                     ? python_readdir(&asked, filling.next - 2, filling.room - filling.used, put_python_child, &filling)
                     : ENOMEM;
     }
+    if (!error && filling.full && !filling.used)
+        error = ENOMEM; /* an empty answer would say that there is no more */
     if (error && filling.next <= first)
         fail(worker, error);
     else if (!answer(worker, worker->reply.bytes, filling.used) && plus)

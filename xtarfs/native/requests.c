@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { PREFETCH_LEAD = 8 }; /* files */
 
@@ -181,6 +182,8 @@ static void read_(worker *worker, subject *about)
     size_t got = 0;
     int error = ask(worker, about, NULL, 0, &asked) ? python_read(&asked, in->offset, size, &worker->answer, &got)
                                                     : ENOMEM;
+    if (!error && got < size && !session->appearance.changes)
+        error = EIO; /* the kernel would show zeros, or a shorter file */
     if (error)
         fail(worker, error);
     else
@@ -269,7 +272,7 @@ static void init(worker *worker)
         .congestion_threshold = 48,
         .max_write = 4096,
         .time_gran = 1,
-        .max_pages = MAX_TRANSFER / 4096,
+        .max_pages = (uint16_t)(MAX_TRANSFER / sysconf(_SC_PAGESIZE)),
     };
     answer(worker, &out, sizeof out);
 }

@@ -230,7 +230,7 @@ static block *take_block(shelf *shelf, const entry *directory, const layout *lay
             block_free(made);
             return NULL;
         }
-        if (number < again->blocks)
+        if (again->tars_end && number < again->blocks)
             ((struct layout *)again)->tars_end[number] = made->tars_end > tars_end ? made->tars_end : tars_end;
     } else {
         pthread_mutex_lock(&shelf->lock);
@@ -256,8 +256,9 @@ block *shelf_at(shelf *shelf, const entry *directory, uint32_t position, bool *e
     }
     bool last = low + 1 == layout->blocks;
     block *found = take_block(shelf, directory, layout, low);
-    if (found && last && position >= found->first + found->count) {
-        *end = true;
+    /* It may be of another layout: of a crafted directory at the same place, or of an archive that was changed. */
+    if (found && (position < found->first || position - found->first >= found->count)) {
+        *end = last && position >= found->first;
         shelf_give_back(shelf, found);
         return NULL;
     }
