@@ -123,7 +123,7 @@ typedef struct {
     block *newest, *oldest;
     size_t weight;
     layout *layouts[256];
-    size_t layout_count;
+    size_t layout_count, layout_blocks;
 } shelf;
 
 void shelf_init(shelf *shelf, int archive, uint64_t size, uint64_t catalogue);

@@ -10,6 +10,7 @@ enum {
     MOST_PACKED = 1 << 20,
     SHELF_ROOM = 6 << 20, /* bytes of decoded rows */
     MOST_LAYOUTS = 256,
+    MOST_LAYOUT_BLOCKS = 64 << 10, /* about 80 bytes each */
     AHEAD = 128 << 10,
 };
 
@@ -44,6 +45,18 @@ static void layout_free(layout *layout)
     free(layout->tars_end);
     free(layout->names.bytes);
     free(layout);
+}
+
+static void drop_layouts(shelf *shelf)
+{
+    for (size_t i = 0; i < 256; i++) {
+        for (layout *each = shelf->layouts[i], *next; each; each = next) {
+            next = each->next;
+            layout_free(each);
+        }
+        shelf->layouts[i] = NULL;
+    }
+    shelf->layout_count = shelf->layout_blocks = 0;
 }
 
 /* Numbers the children over all blocks, and refuses an index that does not follow the rules. */
@@ -112,20 +125,14 @@ static const layout *locked_layout(shelf *shelf, const entry *directory)
             layout_free(made);
             return each;
         }
-    if (shelf->layout_count >= MOST_LAYOUTS)
-        for (size_t i = 0; i < 256; i++)
-            for (layout *each = shelf->layouts[i], *next; each; each = next) {
-                next = each->next;
-                layout_free(each);
-                shelf->layouts[i] = NULL;
-                shelf->layout_count = 0;
-            }
+    if (shelf->layout_count >= MOST_LAYOUTS || shelf->layout_blocks + made->blocks > MOST_LAYOUT_BLOCKS)
+        drop_layouts(shelf);
     made->next = *bucket;
     *bucket = made;
     shelf->layout_count++;
+    shelf->layout_blocks += made->blocks;
     return made;
 }
-
 
 static void unlink_block(shelf *shelf, block *block)
 {
@@ -303,9 +310,5 @@ void shelf_clear(shelf *shelf)
 {
     while (shelf->oldest)
         drop_oldest(shelf);
-    for (size_t i = 0; i < 256; i++)
-        for (layout *each = shelf->layouts[i], *next; each; each = next) {
-            next = each->next;
-            layout_free(each);
-        }
+    drop_layouts(shelf);
 }
