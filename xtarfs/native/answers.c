@@ -134,7 +134,7 @@ uint64_t enlist(session *session, uint64_t parent_id, const entry *child, const 
     node *parent = table_get(table, parent_id);
     node *made = parent ? table_add(table, parent, child, name, target) : NULL;
     if (made) {
-        made->lookups++;
+        node_count(made);
         id = made->id;
         if (session->appearance.changes)
             node_update(made, child);

@@ -170,6 +170,8 @@ void table_clear(table *table);
 node *table_get(table *table, uint64_t id);
 node *table_find(table *table, const node *parent, const char *name, size_t length);
 node *table_add(table *table, node *parent, const entry *entry, const char *name, const char *target);
+/* The kernel is told of the node once more. */
+void node_count(node *node);
 /* Takes over attributes that have changed. */
 void node_update(node *node, const entry *entry);
 void table_forget(table *table, uint64_t id, uint64_t lookups);

@@ -40,7 +40,7 @@ static bool known_entry(worker *worker, uint64_t parent_id, const char *name, si
     const node *parent = table_get(table, parent_id);
     node *found = parent ? table_find(table, parent, name, length) : NULL;
     if (found) {
-        found->lookups++;
+        node_count(found);
         into->id = found->id;
         into->entry = found->entry;
     }

@@ -137,6 +137,13 @@ node *table_add(table *table, node *parent, const entry *entry, const char *name
     return made;
 }
 
+void node_count(node *node)
+{
+    /* Where names are not kept each look counts, for months; at its end the count is given back as a whole. */
+    if (node->lookups < UINT32_MAX)
+        node->lookups++;
+}
+
 void node_update(node *node, const entry *from)
 {
     entry *kept = &node->entry;
