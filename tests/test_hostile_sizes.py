@@ -17,7 +17,7 @@ import pytest
 from xtarfs.errors import XtarError
 from xtarfs.format import codec, locator, structure, tar
 from xtarfs.format.locator import Locator, Place
-from xtarfs.format.records import DEFLATE, DIRECTORY, FILE, Header, Record, Structure, new_record
+from xtarfs.format.records import DEFLATE, DIRECTORY, FIFO, FILE, Header, Record, Structure, new_record
 from xtarfs.format.tar import Mark
 from xtarfs.reader import Archive
 from xtarfs.source import Source
@@ -182,6 +182,36 @@ def test_directories_that_hold_their_parent(names: tuple[bytes, ...]) -> None:
             verify(archive, jobs=1)
 
 
+def folders_that_share_a_place() -> tuple[bytes, list[Record]]:
+    """An archive: its folder `a` has a structure file's header alone, `z` all of it; and the folders between them."""
+    writer = structure.Writer()
+    for number in range(1000):
+        writer.add(new_record(b"%04d" % number, FIFO, 0o644, 0, number + 3))
+    directory = new_record(b".", DIRECTORY, 0o755, 0, 2)
+    text, index = writer.finish(
+        Header(xtar=structure.FORMAT, tag=TAG.hex(), path="", children=1000, directory=directory)
+    )
+    whole = Structure(0, len(text), index)
+    header = Structure(0, structure.block_length(text[: structure.HEAD_SIZE]))
+    start, size = 512, 6000  # of the tar that both claim
+    others = [folder(b"b%03d" % number, start + size + number, 1, Structure(0, 1)) for number in range(300)]
+    fifos = [new_record(b"c%03d" % number, FIFO, 0o644, 0, 9) for number in range(500)]
+    children = [folder(b"a", start, size, header), *others, *fifos, folder(b"z", start, size, whole)]
+
+    def with_text_as_catalogue(facts: Locator) -> Locator:
+        root = facts.root
+        return msgspec.structs.replace(
+            facts,
+            catalogue=Place(1024, len(text), ""),
+            root=Structure(root.at, root.size, root.index, root.at - 1024),
+        )
+
+    data = bytearray(crafted(children, with_text_as_catalogue))
+    data[1024 : 1024 + len(text)] = text
+    assert len(text) < size
+    return bytes(data), others
+
+
 def its_own_parent(names: tuple[bytes, ...], packed: int) -> Archive:
     length = 200
     for attempt in range(500):  # the structure states its own length, which is found by trying
@@ -256,3 +286,9 @@ def test_the_source_is_never_asked_for_more_than_it_has() -> None:
     data = crafted([a_file(size=2**50, packed=2**50, chunk=4096, index=2048, method=DEFLATE)])
     archive = Archive(Strict(data))
     assert archive.damaged_ranges(archive.lookup(b"file")) == [(0, 2**50)]
+
+
+def test_folders_that_share_a_place() -> None:
+    with opened(folders_that_share_a_place()[0]) as archive:
+        assert list(archive.children(archive.lookup(b"a"))) == []
+        assert len(list(archive.children(archive.lookup(b"z")))) == 1000

@@ -18,7 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,8 +26,7 @@ from builder.build import Options, build
 from xtarfs.errors import FormatError
 from xtarfs.format import records, structure
 from xtarfs.format.codec import crc32
-from xtarfs.format.locator import Locator, Place
-from xtarfs.format.records import FILE, Header, Record, Structure, new_record
+from xtarfs.format.records import FILE, Record, new_record
 from xtarfs.native import loop
 from xtarfs.reader import Archive
 from xtarfs.tree import Node, StructuredDirectory
@@ -36,8 +34,7 @@ from xtarfs.vfs import FileSystem, _attributes
 
 from . import trees
 from .mounting import failure, live
-from .test_hostile_sizes import TAG, a_file, crafted, its_own_parent
-from .test_hostile_sizes import folder as crafted_folder
+from .test_hostile_sizes import a_file, crafted, folders_that_share_a_place, its_own_parent
 
 START, LENGTH = 1 << 20, 1 << 30  # where the tar of the records lies, as far as the decoders are concerned
 ASK_DATA, ASK_CHILDREN, ASK_XATTRS, DEFLATED = 1, 2, 4, 8
@@ -296,32 +293,8 @@ def test_a_folder_that_holds_its_parent(native: None, tmp_path: Path, packed: in
 
 
 def test_folders_that_share_a_place(native: None, tmp_path: Path) -> None:
-    """One is a structure file's header alone, the other all of it: what is kept of one must not be taken for both."""
-    writer = structure.Writer()
-    for number in range(1000):
-        writer.add(new_record(b"%04d" % number, records.FIFO, 0o644, 0, number + 3))
-    directory = new_record(b".", records.DIRECTORY, 0o755, 0, 2)
-    text, index = writer.finish(
-        Header(xtar=structure.FORMAT, tag=TAG.hex(), path="", children=1000, directory=directory)
-    )
-    whole = Structure(0, len(text), index)
-    header = Structure(0, structure.block_length(text[: structure.HEAD_SIZE]))
-    start, size = 512, 6000  # of the tar that both claim
-    others = [crafted_folder(b"b%03d" % number, start + size + number, 1, Structure(0, 1)) for number in range(300)]
-    fifos = [new_record(b"c%03d" % number, records.FIFO, 0o644, 0, 9) for number in range(500)]
-    children = [crafted_folder(b"a", start, size, header), *others, *fifos, crafted_folder(b"z", start, size, whole)]
-
-    def with_text_as_catalogue(facts: Locator) -> Locator:
-        root = facts.root
-        return msgspec.structs.replace(
-            facts,
-            catalogue=Place(1024, len(text), ""),
-            root=Structure(root.at, root.size, root.index, root.at - 1024),
-        )
-
-    data = bytearray(crafted(children, with_text_as_catalogue))
-    data[1024 : 1024 + len(text)] = text
-    assert len(text) < size
+    """What is kept of one must not be taken for both."""
+    data, others = folders_that_share_a_place()
     path = tmp_path / "shared.xtar"
     path.write_bytes(data)
     with live(path, tmp_path / "m") as point:

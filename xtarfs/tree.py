@@ -153,7 +153,7 @@ class StructuredDirectory:
         return self._path + b"/" + name if self._path else name
 
     def _block(self, number: int) -> _Block:
-        key = (self._start + self._place.at, number)
+        key = (self._start + self._place.at, self._place.size, number)  # records that lie may share a place
         return self._tree.blocks.get(key, lambda: self._load(number))
 
     def _load(self, number: int) -> _Block:
@@ -189,7 +189,7 @@ class Tree:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.blocks: ByteCache[tuple[int, int], _Block] = ByteCache(_CACHE, _Block.weigh)
+        self.blocks: ByteCache[tuple[int, int, int], _Block] = ByteCache(_CACHE, _Block.weigh)
         self.catalogue: int | None = None
         self.tables: int | None = None
         self.locator: Locator | None = None
