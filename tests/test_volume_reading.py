@@ -192,7 +192,8 @@ def test_extract_and_verify_with_a_volume_missing(
     assert "last/second" in damaged and "d/text-0" not in damaged
     assert run("recover", "--json", volumes[0], "-C", tmp_path / "recovered") == 1
     report = json.loads(capsys.readouterr().out)
-    assert {"path": "last/one"} in report["lost"]
+    where = f"volume {number + 1} of {len(volumes)} of name"
+    assert {"path": "last/one", "lies_in": where} in report["lost"]
 
 
 def test_a_mount_takes_a_volume_that_comes_later(tree: Path, volumes: list[Path], tmp_path: Path, binding: str) -> None:

@@ -87,6 +87,7 @@ def _archive_argument(parser: Parser) -> None:
         "--with",
         dest="others",
         metavar="FILE",
+        type=_holder,
         action="append",
         default=[],
         help="an archive that holds data of this one, or a folder of such, if they do not lie beside it",
@@ -94,6 +95,17 @@ def _archive_argument(parser: Parser) -> None:
     parser.add_argument(
         "--alone", action="store_true", help="of a volume, only what it holds itself, not its whole set"
     )
+
+
+def _holder(path: str) -> str:
+    """The argument of --with."""
+    from .holders import identify
+
+    if not os.path.exists(path):
+        raise argparse.ArgumentTypeError(f"{path}: No such file or directory")
+    if not os.path.isdir(path) and identify(path) is None:
+        raise argparse.ArgumentTypeError(f"{path}: is no archive, or too damaged to tell which")
+    return path
 
 
 # -- list, cat, info -------------------------------------------------------------------------------------------
@@ -387,12 +399,16 @@ def _recover(arguments: argparse.Namespace, rebuild: Rebuild | None) -> int:
     return DONE if result.complete and not lacks_set else PARTLY
 
 
+def _fate(where: str | None) -> str:
+    return f"not recovered, because its data lies in {where}" if where else "lost"
+
+
 def _tell_recovered(arguments: argparse.Namespace, result: RecoverResult) -> None:
     from .console import human_size
 
     for archive in result.archives:
         lines = [f"{show(path)}: partial{_ranges(ranges)}" for path, ranges in archive.partial]
-        lines += [f"{show(path)}: lost" for path in archive.lost]
+        lines += [f"{show(path)}: {_fate(archive.elsewhere.get(path))}" for path in archive.lost]
         lines += [f"{show(path)}: {reason}" for path, reason in archive.result.failed]
         lines += [f"{show(path)}: exists and was kept" for path in archive.result.kept]
         lines += [f"{show(path)}: could not set {what}" for path, what in archive.result.unset]
@@ -403,9 +419,9 @@ def _tell_recovered(arguments: argparse.Namespace, result: RecoverResult) -> Non
         if len(lines) > 5 * _MAX_LINES:
             complain(f"... and {len(lines) - 5 * _MAX_LINES} more such lines; --json lists all")
         if not arguments.json:
+            place = os.path.join(arguments.directory or arguments.output, os.fsdecode(archive.prefix)).rstrip("/")
             print(
-                f"{os.path.join(arguments.directory or arguments.output, os.fsdecode(archive.prefix))}: recovered "
-                f"{archive.files} whole files, {human_size(archive.content)}; "
+                f"{place}: recovered {archive.files} whole files, {human_size(archive.content)}; "
                 f"{len(archive.partial)} partial, {len(archive.lost)} lost"
             )
     if result.unreadable:
@@ -493,7 +509,9 @@ def _mount(arguments: argparse.Namespace) -> int:
 
         if arguments.history:
             return History(path, others, size)
-        return FileSystem(_open(path, others, size, arguments.alone))
+        archive = _open(path, others, size, arguments.alone)
+        _warn_of_missing(archive)
+        return FileSystem(archive)
 
     return mount(
         view,
@@ -502,6 +520,13 @@ def _mount(arguments: argparse.Namespace) -> int:
         options=arguments.options,
         foreground=arguments.foreground,
     )
+
+
+def _warn_of_missing(archive: Archive) -> None:
+    missing = [name for _, name, there in archive.holders() if not there]
+    if missing:
+        names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        complain(f"warning: {archive.source.name}: not at hand: {names}; reading what lies there gives an I/O error")
 
 
 def _add_umount(commands: Commands) -> None:
