@@ -16,7 +16,8 @@ def add_volume_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=0,
-        help="also write OUT.spare1.rec, ...: any N lost volumes can be rebuilt from the others and these, which are longer than a volume",
+        help="also write OUT.spare1.rec, ..., each longer than a volume: with these and the others any N lost volumes can "
+        "be rebuilt",
     )
 
 
