@@ -16,8 +16,7 @@ def add_volume_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=0,
-        help="also write OUT.spare1.rec, ..., each longer than a volume: with these and the others any N lost volumes can "
-        "be rebuilt",
+        help="also write OUT.spare1.rec, ..., each longer than a volume: they bring back any N volumes that are lost",
     )
 
 
