@@ -100,7 +100,7 @@ class Holders:
 
     def has(self, identifier: str) -> bool:
         """Whether an archive, or one that replaces it, is at hand."""
-        return self._find(identifier) is not None or bool(self._shelf.replacing(identifier))
+        return identifier in self._contents or bool(self._shelf.find(identifier) or self._shelf.replacing(identifier))
 
     def file_of(self, identifier: str) -> str:
         """The path of the archive of that identifier; empty if it is not at hand."""
