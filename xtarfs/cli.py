@@ -475,7 +475,7 @@ def _add_mount(commands: Commands) -> None:
     parser = commands.add_parser("mount", help="show an archive as a read-only folder")
     _archive_argument(parser)
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", help="an empty folder")
-    parser.add_argument("more", metavar="", nargs="*", help=argparse.SUPPRESS)  # after further volumes
+    parser.add_argument("more", metavar="", nargs="*", default=[], help=argparse.SUPPRESS)  # after further volumes
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground until unmounted")
     parser.add_argument(
         "-o",

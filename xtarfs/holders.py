@@ -165,7 +165,7 @@ class Holders:
         for path in self._shelf.replacing(holder):
             tree = self._tree(path)
             found = find_again(tree, node) if tree else None
-            if tree and found:
+            if tree and found and holder not in holders_of(found.record):
                 return located(tree, found), found
         return None
 
