@@ -182,7 +182,7 @@ def _info(arguments: argparse.Namespace) -> int:
             print_json(facts)
             return _exit_code(archive)
         for key, value in facts.items():
-            if isinstance(value, list) or (key == "set" and value is None):
+            if isinstance(value, list) or (key in ("set", "previous") and value is None):
                 continue
             if key == "set":
                 value = f"volume {value['number']} of {value['count']}, identifier {value['id']}"
