@@ -315,6 +315,17 @@ def test_no_set_leads_in_circles(pristine: list[Path]) -> None:
             inside.node(record, b"y", 121)  # within those that lie before it
 
 
+def test_a_disc_image_with_a_volume_is_not_all(
+    pristine: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(trees.noise(5000) + pristine[0].read_bytes() + trees.noise(5000, 1))
+    assert run("recover", image, "-C", tmp_path / "out") == 1
+    stdout, stderr = capsys.readouterr()
+    assert " 0 partial, 0 lost" in stdout
+    assert "without the catalogue of the set" in stderr
+
+
 # -- mixed up ----------------------------------------------------------------------------------------------------
 
 

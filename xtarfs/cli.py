@@ -366,7 +366,6 @@ def _recover(arguments: argparse.Namespace, rebuild: Rebuild | None) -> int:
     from .recover import joined, recover
     from .salvage_set import open_set, recover_set
     from .source import FileSource
-    from .volume_arguments import volume_set
 
     arguments.others = []
     _take_volumes(arguments, arguments.volumes, most=0)
@@ -391,10 +390,10 @@ def _recover(arguments: argparse.Namespace, rebuild: Rebuild | None) -> int:
     if arguments.json:
         print_json(result.as_json())
     _tell_recovered(arguments, result)
-    lacks_set = not volumes and any(map(volume_set, paths))
+    lacks_set = any(each.volume for each in result.archives)
     if lacks_set:
         complain(
-            f"{arguments.archive}: no sound catalogue of its set is at hand; only the files of these volumes are known"
+            f"{arguments.archive}: recovered without the catalogue of the set; only its volumes' own files are known"
         )
     return DONE if result.complete and not lacks_set else PARTLY
 

@@ -34,7 +34,8 @@ class Recovered:
 
     partial: files of which something is lost, with the ranges; lost: paths of which there is no content at all.
     elsewhere: of those lost, what to call the archive or volume that would have had it.
-    content: bytes restored. incomplete: directories that may have held more than is known.
+    content: bytes restored. incomplete: directories that may have held more than is known. volume: of a set that is not
+    restored as one.
     """
 
     tag: str
@@ -47,6 +48,7 @@ class Recovered:
     elsewhere: dict[bytes, str] = field(default_factory=dict)
     incomplete: list[bytes] = field(default_factory=list)
     guessed: list[bytes] = field(default_factory=list)
+    volume: bool = False
 
     @property
     def complete(self) -> bool:
@@ -121,6 +123,7 @@ def recover(
         done = extract(archive, os.path.join(destination, folder), [], options, restored)
         account = account_of(archive, tag, folder, done, options)
         account.incomplete, account.guessed = archive.remains.incomplete, sorted(archive.remains.guessed)
+        account.volume = any(facts.set for _, facts in archive.remains.locators)
         result.archives.append(account)
     result.unreadable = patient.unreadable
     return result
