@@ -69,7 +69,7 @@ def _build(arguments: argparse.Namespace) -> int:
         census, result = survey(arguments.directory, options, arguments.output)
         result.files, result.directories, result.others = census.files, census.directories, census.others
         result.content = census.size
-        _tell(result, f"{arguments.directory}: would store")
+        _tell(result, f"{arguments.directory}: would {'show' if arguments.base else 'store'}")
         return PARTLY if result.problems else DONE
     with progress("xtar build") as advance:
         if volume_size:
@@ -78,7 +78,7 @@ def _build(arguments: argparse.Namespace) -> int:
             )
         else:
             result, paths = build(arguments.directory, arguments.output, options, advance), [arguments.output]
-    _tell(result, f"{arguments.output}: stored")
+    _tell(result, f"{arguments.output}: {'shows' if arguments.base else 'stored'}")
     if volume_size:
         tell_volumes(paths, arguments.spare_volumes)
     for path in paths if arguments.redundancy is not None else ():

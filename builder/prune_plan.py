@@ -283,11 +283,13 @@ def absorbed_by(fate: Fate, fates: Iterable[Fate]) -> list[str]:
     direct = [*sorted(fate.copy.ids), *sorted(fate.lost)]
     inherited = list(fate.copy.facts.replaces)
     there: set[str] = set()
+    reached: set[str] = set()
     for other in fates:
         there |= other.copy.ids
+        reached |= fate.copy.needs.intersection(other.copy.facts.replaces)
         if other.copy.ids & fate.lost:
             inherited += other.copy.facts.replaces
-    direct += sorted(fate.copy.needs - there)  # what it reaches through others now, it will lead to itself
+    direct += sorted(reached - there)  # what it reaches through others now, it will lead to itself
     return list(dict.fromkeys(direct + inherited))
 
 

@@ -14,7 +14,7 @@ from .when import show_moment
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7b61c9", "#8c6d31")
 _ELSEWHERE = "#8a8a8a"
-_LEAST_SHARE = 0.002  # of all bytes and files, for a folder to have a colour
+_LEAST_SHARE = 0.002  # of all bytes and of all files together, for a folder to have a colour
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def make_scene(title: str, activity: Activity, most: int, top: int = 0) -> Scene
     groups = list(islice(activity.groups("bytes", top), most))
     weights: Counter[bytes] = Counter()
     for group in groups:
-        weights[group.main_folder] += group.size + group.files
+        weights[group.main_folder] += group.size * activity.files + group.files * max(activity.size, 1)
     found = [path for path, _ in main_folders(weights, len(_COLOURS) + 1, _LEAST_SHARE)] if weights else []
     named = [path for path in found if path or len(found) == 1]
     lanes = [Lane(path, colour) for path, colour in zip(named, _COLOURS, strict=False)]

@@ -16,7 +16,7 @@ def add_volume_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=0,
-        help="also write OUT.spare1.rec, ...: any N lost volumes can be rebuilt from the others and these",
+        help="also write OUT.spare1.rec, ..., each longer than a volume: they bring back any N volumes that are lost",
     )
 
 
@@ -44,4 +44,4 @@ def check_volumes(arguments: argparse.Namespace) -> int:
 
 def tell_volumes(paths: list[str], spares: int) -> None:
     names = os.path.basename(paths[0]) + (f" to {os.path.basename(paths[-1])}" if len(paths) > 1 else "")
-    print(f"{len(paths)} volumes, {names}" + (f", and {spares} to spare" if spares else ""))
+    print(f"{len(paths)} volume{'s' * (len(paths) > 1)}, {names}" + (f", and {spares} to spare" if spares else ""))

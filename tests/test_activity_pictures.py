@@ -176,6 +176,12 @@ def test_names_cannot_break_out_of_a_picture() -> None:
     to_png(scene)
 
 
+def test_a_folder_of_many_small_files_has_a_colour_beside_one_of_large_files() -> None:
+    small = [(SECOND * number, 1, b"code/%d" % number) for number in range(20)]
+    drawn = scene_of([*small, (10**7 * SECOND, 10**9, b"film/one")])
+    assert {lane.path for lane in drawn.lanes} == {b"code", b"film"}
+
+
 def test_only_the_largest_groups_are_drawn_and_the_picture_says_so() -> None:
     scene = scene_of(spread(400, 0, 20 * YEAR), most=50)
     assert len(scene.marks) == 50

@@ -228,3 +228,44 @@ def test_archives_that_replace_one_another_in_a_circle(tmp_path: Path, monkeypat
     done = xtar("cat", archives["left"], "file")
     assert (done.returncode, done.stdout) == (2, "")
     assert "circle" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_mount_warns_of_what_is_not_at_hand(copies: Path) -> None:
+    (copies / "1.xtar").unlink()
+    mountpoint = copies / "mnt"
+    mountpoint.mkdir()
+    done = xtar("mount", copies / "3.xtar", mountpoint)
+    try:
+        assert done.returncode == 0
+        assert done.stderr.count("\n") == 1 and "not at hand: 1.xtar;" in done.stderr
+    finally:
+        assert xtar("umount", mountpoint).returncode == 0
+
+
+@pytest.mark.parametrize("content", [None, b"no archive"])
+def test_a_holder_that_is_none_is_refused(copies: Path, content: bytes | None) -> None:
+    named = copies / "named"
+    if content is not None:
+        named.write_bytes(content)
+    done = xtar("extract", copies / "3.xtar", "-C", copies / "out", "--with", named)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"--with: {named}: " in done.stderr
+    assert not (copies / "out").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 1536])
+def test_recover_tells_which_archive_has_what_it_cannot_recover(copies: Path, cut: int) -> None:
+    """cut: bytes off the end, the locator among them; the names of the other archives go with that."""
+    wreck = copies / "wreck"
+    data = (copies / "3.xtar").read_bytes()
+    wreck.write_bytes(data[: len(data) - cut])
+    done = xtar("recover", wreck, "-C", copies / "out")
+    assert done.returncode == 1
+    with xtarfs.open(str(copies / "3.xtar")) as archive:
+        name = {holder: name for holder, name, _ in archive.holders()}
+        first = archive.lookup("first").record.elsewhere
+    assert first
+    where = f"archive {first.archive[:12]}" if cut else f"{name[first.archive]} ({first.archive[:12]})"
+    assert f"first: not recovered, because its data lies in {where}\n" in done.stderr
+    report = json.loads(xtar("recover", wreck, "-C", copies / "again", "--json").stdout)
+    assert {"path": "first", "lies_in": where} in report["lost"]

@@ -470,6 +470,7 @@ def test_a_dry_run_tells_the_same_and_writes_nothing(source: Path, capsys: pytes
     wet = capsys.readouterr().out.splitlines()
     assert "1 new (3 B), 1 content changed (9 B), 1 renamed, 1 attributes only, 1 deleted (50.0 kB)" in wet[2]
     assert dry[1:] == wet[2:]
+    assert dry[0].startswith(f"{source}: would show ") and wet[0].startswith(f"{archive(source, 2)}: shows ")
 
 
 def test_survey_without_a_base_compares_nothing(source: Path) -> None:

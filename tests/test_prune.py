@@ -321,6 +321,21 @@ def test_damaged_archives_are_left_alone_and_told(own: Chain) -> None:
     assert "day2.xtar" not in names(own)
 
 
+def test_what_is_missing_is_not_said_to_be_replaced(own: Chain) -> None:
+    """The last copy has data in each of those before; what is in one that is away can be read when it is back."""
+    away = own.archives[1].rename(own.folder.with_name("away"))
+    prune(str(own.folder), Policy(last=1))
+    with Archive.open(str(own.archives[4])) as archive:
+        facts = archive.tree.locator
+        assert facts and [(base.name, base.id) for base in facts.base] == [("day1.xtar", read_copy(str(away)).id)]
+        assert facts.base[0].id not in facts.replaces
+        assert [there for _, _, there in archive.holders()] == [False]
+    done = xtar("verify", own.archives[4])
+    assert done.returncode == 1 and "lies in day1.xtar" in done.stderr
+    away.rename(own.archives[1])
+    require_whole(own, 4)
+
+
 def test_nothing_goes_if_data_that_must_be_taken_over_is_damaged(own: Chain) -> None:
     with Archive.open(str(own.archives[0])) as archive:
         node = archive.lookup(b"linked")

@@ -192,7 +192,8 @@ def test_extract_and_verify_with_a_volume_missing(
     assert "last/second" in damaged and "d/text-0" not in damaged
     assert run("recover", "--json", volumes[0], "-C", tmp_path / "recovered") == 1
     report = json.loads(capsys.readouterr().out)
-    assert {"path": "last/one"} in report["lost"]
+    where = f"volume {number + 1} of {len(volumes)} of name"
+    assert {"path": "last/one", "lies_in": where} in report["lost"]
 
 
 def test_a_mount_takes_a_volume_that_comes_later(tree: Path, volumes: list[Path], tmp_path: Path, binding: str) -> None:
@@ -312,6 +313,17 @@ def test_no_set_leads_in_circles(pristine: list[Path]) -> None:
         assert inside.node(record, b"y", 110).base == 110
         with pytest.raises(DamagedError, match="where none can be"):
             inside.node(record, b"y", 121)  # within those that lie before it
+
+
+def test_a_disc_image_with_a_volume_is_not_all(
+    pristine: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(trees.noise(5000) + pristine[0].read_bytes() + trees.noise(5000, 1))
+    assert run("recover", image, "-C", tmp_path / "out") == 1
+    stdout, stderr = capsys.readouterr()
+    assert " 0 partial, 0 lost" in stdout
+    assert "without the catalogue of the set" in stderr
 
 
 # -- mixed up ----------------------------------------------------------------------------------------------------

@@ -87,6 +87,7 @@ def _archive_argument(parser: Parser) -> None:
         "--with",
         dest="others",
         metavar="FILE",
+        type=_holder,
         action="append",
         default=[],
         help="an archive that holds data of this one, or a folder of such, if they do not lie beside it",
@@ -94,6 +95,17 @@ def _archive_argument(parser: Parser) -> None:
     parser.add_argument(
         "--alone", action="store_true", help="of a volume, only what it holds itself, not its whole set"
     )
+
+
+def _holder(path: str) -> str:
+    """The argument of --with."""
+    from .holders import identify
+
+    if not os.path.exists(path):
+        raise argparse.ArgumentTypeError(f"{path}: No such file or directory")
+    if not os.path.isdir(path) and identify(path) is None:
+        raise argparse.ArgumentTypeError(f"{path}: is no archive, or too damaged to tell which")
+    return path
 
 
 # -- list, cat, info -------------------------------------------------------------------------------------------
@@ -170,7 +182,7 @@ def _info(arguments: argparse.Namespace) -> int:
             print_json(facts)
             return _exit_code(archive)
         for key, value in facts.items():
-            if isinstance(value, list) or (key == "set" and value is None):
+            if isinstance(value, list) or (key in ("set", "previous") and value is None):
                 continue
             if key == "set":
                 value = f"volume {value['number']} of {value['count']}, identifier {value['id']}"
@@ -354,7 +366,6 @@ def _recover(arguments: argparse.Namespace, rebuild: Rebuild | None) -> int:
     from .recover import joined, recover
     from .salvage_set import open_set, recover_set
     from .source import FileSource
-    from .volume_arguments import volume_set
 
     arguments.others = []
     _take_volumes(arguments, arguments.volumes, most=0)
@@ -379,12 +390,16 @@ def _recover(arguments: argparse.Namespace, rebuild: Rebuild | None) -> int:
     if arguments.json:
         print_json(result.as_json())
     _tell_recovered(arguments, result)
-    lacks_set = not volumes and any(map(volume_set, paths))
+    lacks_set = any(each.volume for each in result.archives)
     if lacks_set:
         complain(
-            f"{arguments.archive}: no sound catalogue of its set is at hand; only the files of these volumes are known"
+            f"{arguments.archive}: recovered without the catalogue of the set; only its volumes' own files are known"
         )
     return DONE if result.complete and not lacks_set else PARTLY
+
+
+def _fate(where: str | None) -> str:
+    return f"not recovered, because its data lies in {where}" if where else "lost"
 
 
 def _tell_recovered(arguments: argparse.Namespace, result: RecoverResult) -> None:
@@ -392,7 +407,7 @@ def _tell_recovered(arguments: argparse.Namespace, result: RecoverResult) -> Non
 
     for archive in result.archives:
         lines = [f"{show(path)}: partial{_ranges(ranges)}" for path, ranges in archive.partial]
-        lines += [f"{show(path)}: lost" for path in archive.lost]
+        lines += [f"{show(path)}: {_fate(archive.elsewhere.get(path))}" for path in archive.lost]
         lines += [f"{show(path)}: {reason}" for path, reason in archive.result.failed]
         lines += [f"{show(path)}: exists and was kept" for path in archive.result.kept]
         lines += [f"{show(path)}: could not set {what}" for path, what in archive.result.unset]
@@ -403,9 +418,9 @@ def _tell_recovered(arguments: argparse.Namespace, result: RecoverResult) -> Non
         if len(lines) > 5 * _MAX_LINES:
             complain(f"... and {len(lines) - 5 * _MAX_LINES} more such lines; --json lists all")
         if not arguments.json:
+            place = os.path.join(arguments.directory or arguments.output, os.fsdecode(archive.prefix)).rstrip("/")
             print(
-                f"{os.path.join(arguments.directory or arguments.output, os.fsdecode(archive.prefix))}: recovered "
-                f"{archive.files} whole files, {human_size(archive.content)}; "
+                f"{place}: recovered {archive.files} whole files, {human_size(archive.content)}; "
                 f"{len(archive.partial)} partial, {len(archive.lost)} lost"
             )
     if result.unreadable:
@@ -459,7 +474,7 @@ def _add_mount(commands: Commands) -> None:
     parser = commands.add_parser("mount", help="show an archive as a read-only folder")
     _archive_argument(parser)
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", help="an empty folder")
-    parser.add_argument("more", metavar="", nargs="*", help=argparse.SUPPRESS)  # after further volumes
+    parser.add_argument("more", metavar="", nargs="*", default=[], help=argparse.SUPPRESS)  # after further volumes
     parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground until unmounted")
     parser.add_argument(
         "-o",
@@ -493,7 +508,9 @@ def _mount(arguments: argparse.Namespace) -> int:
 
         if arguments.history:
             return History(path, others, size)
-        return FileSystem(_open(path, others, size, arguments.alone))
+        archive = _open(path, others, size, arguments.alone)
+        _warn_of_missing(archive)
+        return FileSystem(archive)
 
     return mount(
         view,
@@ -502,6 +519,13 @@ def _mount(arguments: argparse.Namespace) -> int:
         options=arguments.options,
         foreground=arguments.foreground,
     )
+
+
+def _warn_of_missing(archive: Archive) -> None:
+    missing = [name for _, name, there in archive.holders() if not there]
+    if missing:
+        names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        complain(f"warning: {archive.source.name}: not at hand: {names}; reading what lies there gives an I/O error")
 
 
 def _add_umount(commands: Commands) -> None:

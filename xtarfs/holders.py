@@ -100,7 +100,7 @@ class Holders:
 
     def has(self, identifier: str) -> bool:
         """Whether an archive, or one that replaces it, is at hand."""
-        return self._find(identifier) is not None or bool(self._shelf.replacing(identifier))
+        return identifier in self._contents or bool(self._shelf.find(identifier) or self._shelf.replacing(identifier))
 
     def file_of(self, identifier: str) -> str:
         """The path of the archive of that identifier; empty if it is not at hand."""
@@ -165,7 +165,7 @@ class Holders:
         for path in self._shelf.replacing(holder):
             tree = self._tree(path)
             found = find_again(tree, node) if tree else None
-            if tree and found:
+            if tree and found and holder not in holders_of(found.record):
                 return located(tree, found), found
         return None
 

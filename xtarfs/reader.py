@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from .content import Content, Piece, content_cache, merged, whole
 from .errors import DamagedError, ElsewhereError, FormatError, NotFound, XtarError
-from .format.records import FILE, Record
+from .format.locator import Base
+from .format.records import FILE, Record, holders_of
 from .holders import Holders, identify, located
 from .opening import with_parity
 from .sets import Catalogues, SetTree, Volume
@@ -40,7 +41,7 @@ class Archive:
         self._cache = cache = content_cache(cache_size)
         self.content = Content(source, self.tree.tables, self.tree, cache)
         identifier = self.tree.locator.id if self.tree.locator else ""
-        self._holders = Holders(shelf, self.tree, cache, (identifier, self.content), self._name_of)
+        self._holders = Holders(shelf, self.tree, cache, (identifier, self.content), self.name_of)
 
     @classmethod
     def open(
@@ -176,24 +177,33 @@ class Archive:
         """A file's record as one in another archive may have it: leading to its members, if they can be found."""
         return self._holders.leading(node) if _is_elsewhere(node) else located(self.tree, node)
 
+    def lacking(self, node: Node) -> str:
+        """What to call the first archive or volume that has data of a file and is not at hand; empty if none is."""
+        missing = (each for each in sorted(holders_of(node.record)) if not self._holders.has(each))
+        return next(map(self.name_of, missing), "")
+
     def file_of(self, identifier: str) -> str:
         """The path of an archive that holds data of this one's files; empty if it is not at hand."""
         return self._holders.file_of(identifier)
 
+    @property
+    def bases(self) -> Sequence[Base]:
+        """The other archives that hold data of this tree, the oldest first."""
+        return self.tree.locator.base if self.tree.locator else ()
+
     def holders(self) -> Iterator[tuple[str, str, bool]]:
-        """Identifier, name and presence of the other archives that hold data of this tree, the oldest first."""
-        for base in self.tree.locator.base if self.tree.locator else ():
+        """Identifier, name and presence of the bases and, of a set, of its volumes."""
+        for base in self.bases:
             yield base.id, base.name, self._holders.has(base.id)
         if isinstance(self.tree, SetTree):
             for volume in self.tree.catalogues.volumes:
-                yield volume, self._name_of(volume), self._holders.has(volume)
+                yield volume, self.name_of(volume), self._holders.has(volume)
 
-    def _name_of(self, identifier: str) -> str:
-        """What to call an archive that is missing."""
+    def name_of(self, identifier: str) -> str:
+        """What to call another archive, or volume, that holds data of this one's files."""
         if isinstance(self.tree, SetTree) and (volume := self.tree.catalogues.describe(identifier)):
             return volume
-        names = {base.id: base.name for base in self.tree.locator.base} if self.tree.locator else {}
-        name = names.get(identifier)
+        name = next((base.name for base in self.bases if base.id == identifier), "")
         return f"{name} ({identifier[:12]})" if name else f"archive {identifier[:12]}"
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from .carve import Block, Finds, Patient, Tagged, carve
-from .errors import NotAnArchive
+from .errors import NotAnArchive, XtarError
 from .extract import ExtractOptions, ExtractResult, extract
 from .format import tar
 from .format.locator import Locator
@@ -33,7 +33,9 @@ class Recovered:
     """What became of one archive. folder: where it was restored to; prefix: the same, within the destination.
 
     partial: files of which something is lost, with the ranges; lost: paths of which there is no content at all.
-    content: bytes restored. incomplete: directories that may have held more than is known.
+    elsewhere: of those lost, what to call the archive or volume that would have had it.
+    content: bytes restored. incomplete: directories that may have held more than is known. volume: of a set that is not
+    restored as one.
     """
 
     tag: str
@@ -43,8 +45,10 @@ class Recovered:
     content: int = 0
     partial: list[tuple[bytes, Ranges]] = field(default_factory=list)
     lost: list[bytes] = field(default_factory=list)
+    elsewhere: dict[bytes, str] = field(default_factory=dict)
     incomplete: list[bytes] = field(default_factory=list)
     guessed: list[bytes] = field(default_factory=list)
+    volume: bool = False
 
     @property
     def complete(self) -> bool:
@@ -78,7 +82,11 @@ class RecoverResult:
                 for each in self.archives
                 for path, ranges in each.partial
             ],
-            "lost": paths("lost"),
+            "lost": [
+                path_fields(each.prefix + path) | ({"lies_in": where} if (where := each.elsewhere.get(path)) else {})
+                for each in self.archives
+                for path in each.lost
+            ],
             "incomplete": paths("incomplete"),
             "guessed": paths("guessed"),
             "unclaimed": self.unclaimed,
@@ -115,6 +123,7 @@ def recover(
         done = extract(archive, os.path.join(destination, folder), [], options, restored)
         account = account_of(archive, tag, folder, done, options)
         account.incomplete, account.guessed = archive.remains.incomplete, sorted(archive.remains.guessed)
+        account.volume = any(facts.set for _, facts in archive.remains.locators)
         result.archives.append(account)
     result.unreadable = patient.unreadable
     return result
@@ -143,7 +152,15 @@ def account_of(archive: Archive, tag: str, folder: str, done: ExtractResult, opt
             account.files -= 1
             account.content -= sum(end - start for start, end in ranges)
     account.lost = sorted([*account.lost, *done.missing])
+    account.elsewhere = {path: where for path in account.lost if (where := _lacking(archive, path))}
     return account
+
+
+def _lacking(archive: Archive, path: bytes) -> str:
+    try:
+        return archive.lacking(archive.data_node(archive.lookup(path)))
+    except XtarError:  # the first name of a hard link is lost
+        return ""
 
 
 # -- sorting finds into archives -------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class Remains:
         self.tables: list[int] = []
         self.unplaced = 0
         self._claimed = claimed
-        self._locators = locators
+        self.locators = locators
         self._seen: set[int] = set()
         self._paths: dict[int, bytes] = {}
         self._records: LRU[int, list[Record]] = LRU(32)
@@ -383,7 +383,7 @@ class Remains:
         if len(near) == 2 and near[0] == near[1]:
             return near[:1]
         if not path:
-            near += [place - facts.at for place, facts in self._locators] + [0]
+            near += [place - facts.at for place, facts in self.locators] + [0]
         elif folder.record and folder.record.data:
             above = self._bases(split(path)[0], folder.record.data)
             near += [base + folder.record.data for base in above]
@@ -419,7 +419,7 @@ class Remains:
     def _find_tables(self) -> list[int]:
         """Where the data of the member with the copies of all chunk tables may begin."""
         found = [m.data for m in self.found.members if m.role == tar.ROLE_TABLES]
-        for place, facts in self._locators:
+        for place, facts in self.locators:
             found += [base + facts.tables.at for base in (place - facts.at, *self._bases(b"", facts.tables.at))]
         return list(dict.fromkeys(found))
 

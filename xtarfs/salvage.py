@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from .content import Piece, chunks_at, unpack_chunks, whole
 from .errors import DamagedError, ElsewhereError, FormatError
 from .format import chunks, codec, member, zip
 from .format.chunks import Rows
-from .format.records import DEFLATE, Record
+from .format.locator import Base
+from .format.records import DEFLATE, Record, holders_of
 from .reader import Archive
 from .remains import Remains
 from .source import Source
@@ -67,6 +68,14 @@ class Salvaged(Archive):
         if not node.record.size:
             return iter(())
         return checked(unless_all_lost(self._found(node), node.record), node.record)
+
+    @property
+    def bases(self) -> Sequence[Base]:
+        return [base for _, locator in self.remains.locators for base in locator.base]
+
+    def lacking(self, node: Node) -> str:
+        """No other archive is looked into, so none is at hand."""
+        return next(map(self.name_of, sorted(holders_of(node.record))), "")
 
     def _found(self, node: Node) -> Iterator[Piece]:
         record = node.record

@@ -202,7 +202,7 @@ class SetTree(Tree):
         facts = next((volume.facts for volume in self.catalogues.whole()), None)
         if facts is None:
             last = self.catalogues.describe(self.catalogues.volumes[-1])
-            raise ElsewhereError(f"{self.source.name}: the catalogue of the set lies in {last}, which is not at hand")
+            raise ElsewhereError(f"the catalogue of the set lies in {last}, which is not at hand")
         header = SetDirectory(self, b"", facts.root, facts.head).header()
         record = msgspec.structs.replace(header.directory, structure=facts.root, sha256=facts.id)
         return Node(record, facts.head, b"")
