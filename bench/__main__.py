@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import report, stop
+from . import report, stop, trees
 from .bench import Bench
 from .figure import draw
 from .groups import GROUPS
@@ -40,7 +40,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="xtar-bench-", dir=arguments.work_dir) as place:
         work = Path(place).resolve()
         size, floor = arguments.size * 1_000_000, _built_floor(arguments.floor, work)
-        bench = Bench(work, log, arguments.rounds, size, arguments.files, arguments.limit, floor)
+        bench = Bench(
+            work,
+            log,
+            arguments.rounds,
+            size,
+            arguments.files,
+            arguments.limit,
+            floor,
+            arguments.tree or trees.NAMES,
+            arguments.without,
+        )
         for group in groups:
             GROUPS[group](bench)
     print(f"measured: {results}")
@@ -51,6 +61,8 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", action="append", choices=GROUPS, help="measure this group; may be repeated")
+    parser.add_argument("--tree", action="append", choices=trees.NAMES, help="on this tree; may be repeated")
+    parser.add_argument("--without", action="append", default=[], metavar="WORD", help="no mounts whose names have it")
     parser.add_argument("--rounds", type=_at_least(1), default=3, metavar="N", help="default 3")
     parser.add_argument("--size", type=_at_least(1), default=1000, metavar="MB", help="of a tree at most, default 1000")
     parser.add_argument("--files", type=_at_least(1000), default=10**6, metavar="N", help="of the largest growing tree")

@@ -19,7 +19,10 @@ from .trees import Tree
 
 @dataclass(slots=True)
 class Bench:
-    """size: bytes of a tree; files: of the largest that grows; limit: seconds that a command or a mount may take."""
+    """size: bytes of a tree; files: of the largest that grows; limit: seconds that a command or a mount may take.
+
+    without: tools are left out whose names contain one of these words.
+    """
 
     work: Path
     log: Log
@@ -28,6 +31,8 @@ class Bench:
     files: int
     limit: float
     floor: Path | None = None
+    only_trees: Sequence[str] = trees.NAMES
+    without: Sequence[str] = ()
     _failed: set[tuple[str, str, str, str]] = field(default_factory=set)
     _trees: dict[str, Tree] = field(default_factory=dict)
     _archives: dict[tuple[str, str], Path] = field(default_factory=dict)
@@ -42,6 +47,13 @@ class Bench:
             self._trees[name] = tree = trees.make(name, self.work, self.size)
             self.log.tree(name, tree.facts())
         return self._trees[name]
+
+    def trees(self, *names: str) -> Iterator[Tree]:
+        """Those of the trees that are wanted."""
+        return (self.tree(name) for name in names if name in self.only_trees)
+
+    def wants(self, tool: str) -> bool:
+        return not any(word in tool for word in self.without)
 
     def archive(self, packer: Packer, tree: Tree) -> Path:
         """The tree packed, not measured, and kept. Raises NotMeasured."""

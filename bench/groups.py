@@ -21,16 +21,16 @@ _LONG = 10**6  # files of a tree whose builds take minutes: they are done once
 
 
 def mounts(bench: Bench) -> None:
-    for name in (trees.SMALL, trees.MIXED, trees.LARGE, trees.CLONE):
-        mount_in_turn(bench, MOUNTS, bench.tree(name), all_peers(bench.floor), works.of(name))
+    peers = [peer for peer in all_peers(bench.floor) if bench.wants(peer.name)]
+    for tree in bench.trees(*trees.NAMES):
+        mount_in_turn(bench, MOUNTS, tree, peers, works.of(tree.name))
 
 
 # --- builds, extracts: warm, as the processor's work is what tells them apart ---
 
 
 def builds(bench: Bench) -> None:
-    for name in (trees.SMALL, trees.MIXED, trees.LARGE):
-        tree = bench.tree(name)
+    for tree in bench.trees(trees.SMALL, trees.MIXED, trees.LARGE):
         _build_in_turn(bench, BUILDS, tree, BUILDERS, bench.rounds)
         if bench.failed(BUILDS, tree, BY_DEFAULT.name, BUILD):
             continue
@@ -58,8 +58,7 @@ def _build(bench: Bench, group: str, tree: Tree, packer: Packer) -> Sample:
 
 
 def extracts(bench: Bench) -> None:
-    for name in (trees.SMALL, trees.MIXED, trees.LARGE):
-        tree = bench.tree(name)
+    for tree in bench.trees(trees.SMALL, trees.MIXED, trees.LARGE):
         for _ in range(bench.rounds):
             for work in (EXTRACT, LIST, VERIFY):
                 for reader in READERS:

@@ -16,7 +16,7 @@ from . import stop
 from .measure import surroundings
 from .samples import Facts
 
-SMALL, MIXED, LARGE, CLONE = "small files", "mixed", "large files", "git clone"
+NAMES = SMALL, MIXED, LARGE, CLONE = "small files", "mixed", "large files", "git clone"
 BIG = "big.bin"
 _SEED = 2003
 _SOME = 500
