@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from xtarfs.errors import NotAnArchive, UsageError, XtarError
-from xtarfs.format.locator import WINDOW, Base, Locator
+from xtarfs.format.locator import ROOM_FOR_LISTS, Base, Locator
 from xtarfs.format.numbers import format_time
 from xtarfs.format.records import DIRECTORY, FILE, Record, holders_of, to_text
 from xtarfs.holders import identify, located
@@ -24,7 +24,6 @@ from xtarfs.tree import Node
 from .identities import Identities, InodeTable
 from .scan import Item
 
-_LOCATOR_REST = 4096  # bytes of a locator beside its list of archives, at most
 _LENT = (
     "size", "at", "data", "packed", "method", "chunk", "index", "table_copy", "crc32", "sha256", "packed_crc32",
     "elsewhere", "parts", "former", "former_b64",
@@ -263,5 +262,5 @@ def _locator(archive: Archive) -> Locator:
 
 def _require_room(bases: list[Base]) -> None:
     """The list of archives stands in the locator, whose place is bounded."""
-    if len(msgspec.json.encode(bases)) > WINDOW - _LOCATOR_REST:
+    if len(msgspec.json.encode(bases)) > ROOM_FOR_LISTS:
         raise UsageError(f"--base: its data lies in {len(bases)} archives, which are too many; 'xtar merge' them first")

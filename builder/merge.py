@@ -12,7 +12,7 @@ import msgspec
 from xtarfs.copies import Copy, in_order, read_copies
 from xtarfs.errors import BuildError, DamagedError, ElsewhereError, SourceError, UsageError
 from xtarfs.format import codec
-from xtarfs.format.locator import WINDOW, Base, Locator, Place
+from xtarfs.format.locator import ROOM_FOR_LISTS, Base, Locator, Place
 from xtarfs.reader import Archive
 from xtarfs.text import escape
 from xtarfs.tree import StructuredDirectory
@@ -24,7 +24,6 @@ from .transfer import Keep, copy_tree
 
 _PIECE = 1 << 20
 _IDENTIFIER = 67  # bytes that one takes in a list
-_LOCATOR_REST = 4096  # bytes of a locator beside its lists, at most
 
 
 def merge(
@@ -87,7 +86,7 @@ def write_copy(
         raise BuildError(f"{out.path}: not written: {error.strerror or error}") from None
     others = [identifier for identifier in replaces if identifier != layout.identifier]
     bases = base()
-    room = WINDOW - _LOCATOR_REST - len(msgspec.json.encode(bases))
+    room = ROOM_FOR_LISTS - len(msgspec.json.encode(bases))
     return layout.finish(origin, base=bases, replaces=others[: max(room, 0) // _IDENTIFIER])
 
 

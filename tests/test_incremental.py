@@ -558,7 +558,7 @@ def test_checksum_needs_a_base(source: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_chain_too_long_for_its_locator(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incremental, "WINDOW", incremental._LOCATOR_REST + 200)
+    monkeypatch.setattr(incremental, "ROOM_FOR_LISTS", 200)
     copy(source, 1)
     for number in range(2, 5):
         trees.write(source / f"file {number}", b"x")

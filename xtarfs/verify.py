@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -87,6 +87,21 @@ def _leads_elsewhere(archive: Archive) -> bool:
     return facts is not None and bool(facts.base or facts.set)
 
 
+def further_names(archive: Archive, damage: Mapping[bytes, Damage]) -> Iterator[Damage]:
+    """That of the names of hard links whose data, under another name, is lost in part."""
+    if not any(found.ranges for found in damage.values()):
+        return
+    for node in archive.walk():
+        if not node.record.link:
+            continue
+        try:
+            holder = damage.get(archive.data_node(node).path)
+        except XtarError:
+            continue
+        if holder and holder.ranges:
+            yield Damage(node.path, holder.ranges, f"its data lies in {show(holder.path)}", holder.repairable)
+
+
 def _steps(progress: Callable[[int], None]) -> Callable[[int], None]:
     """Takes how far the archive is done, and tells `progress` how much further that is."""
     done = 0
@@ -159,7 +174,8 @@ class _Verification:
 
     def finish(self) -> VerifyResult:
         """The result, once all is joined."""
-        self._further_names()
+        for further in further_names(self._archive, self.damage):
+            self._report(*further)
         for path, what in self._tree.damage:
             if path not in self.damage:
                 self._report(path, (), what)
@@ -195,20 +211,6 @@ class _Verification:
         ranges = tuple(merged({*lost, *healed}))
         reason = problem.reason if ranges else f"{problem.reason}, but it can be read"
         self._report(node.path, ranges, reason, bool(healed) and not lost)
-
-    def _further_names(self) -> None:
-        """Names of hard links whose data, under another name, is lost in part."""
-        if not any(damage.ranges for damage in self.damage.values()):
-            return
-        for node in self._archive.walk():
-            if not node.record.link:
-                continue
-            try:
-                holder = self.damage.get(self._archive.data_node(node).path)
-            except XtarError:
-                continue
-            if holder and holder.ranges:
-                self._report(node.path, holder.ranges, f"its data lies in {show(holder.path)}", holder.repairable)
 
     def _count(self, node: Node) -> None:
         if node.record.type == FILE:

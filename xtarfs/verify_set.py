@@ -15,7 +15,7 @@ from .reader import Archive
 from .sets import SetTree
 from .text import show
 from .tree import Node
-from .verify import Damage, VerifyResult, verify
+from .verify import Damage, VerifyResult, further_names, verify
 from .volume_names import number_of, stem_of, volumes_beside
 
 _OPEN_VOLUMES = 3
@@ -103,8 +103,8 @@ class _SetVerification:
                 self._check_whole(node, record.elsewhere.archive)
             elif record.parts:
                 self._check_parts(node)
-        if any(damage.ranges for damage in self._damage.values()):
-            self._further_names()
+        for further in further_names(self._archive, self._damage):
+            self._report(*further)
 
     def _check_structure(self, node: Node, expected: str) -> None:
         place = node.record.structure
@@ -157,18 +157,6 @@ class _SetVerification:
             return
         if lost or digest.hexdigest() != node.record.sha256:
             self._report(node.path, tuple(merged(lost)) or whole(node.record), "its parts do not fit together")
-
-    def _further_names(self) -> None:
-        """Names of hard links whose data, under another name, is lost in part."""
-        for node in self._archive.walk():
-            if not node.record.link:
-                continue
-            try:
-                holder = self._damage.get(self._archive.data_node(node).path)
-            except XtarError:
-                continue
-            if holder and holder.ranges:
-                self._report(node.path, holder.ranges, f"its data lies in {show(holder.path)}", holder.repairable)
 
     def _open(self, identifier: str) -> Archive | None:
         volume: Archive | None = self._volumes.get(identifier)

@@ -15,6 +15,7 @@ from .records import Count, Identifier, Structure
 from .structure import HEAD_SIZE, block_length, pack_block, unpack_block
 
 WINDOW = 64 << 10  # the locator lies whole within this many bytes of the end
+ROOM_FOR_LISTS = WINDOW - 4096  # bytes that its lists of archives may take; what else it holds is less than the rest
 
 
 class Place(msgspec.Struct, frozen=True):
