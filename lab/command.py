@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-XTAR = (sys.executable, "-c", "import sys; from builder.cli import main; sys.exit(main())")
+XTAR = (sys.executable, "-c", "from builder.entry import xtar; xtar()")
 _LIMIT = 900  # seconds
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-XTAR = [sys.executable, "-c", "import sys; from builder.cli import main; sys.exit(main())"]
+XTAR = [sys.executable, "-c", "from builder.entry import xtar; xtar()"]
 
 
 def environment() -> dict[str, str]:

@@ -308,7 +308,7 @@ def test_a_kill_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     source.mkdir()
     out.mkdir()
     trees.sparse(source / "large", 8 << 30, {})
-    script = "import sys; from builder.cli import main; sys.exit(main())"
+    script = "from builder.entry import xtar; xtar()"
     command: list[str | Path] = [sys.executable, "-c", script, "build", source, "-o", out / "o.xtar", "--work-dir", out]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     time.sleep(1.0)

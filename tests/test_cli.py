@@ -133,7 +133,7 @@ def test_names_are_utf8_in_any_locale(archive: Path) -> None:
 
 
 def test_closed_output_is_no_traceback(archive: Path) -> None:
-    script = '"$0" -c "import sys; from builder.cli import main; sys.exit(main())" list "$1" >&-'
+    script = '"$0" -c "from builder.entry import xtar; xtar()" list "$1" >&-'
     done = subprocess.run(["sh", "-c", script, sys.executable, archive], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 

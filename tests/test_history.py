@@ -214,7 +214,7 @@ def test_with_other_folders_and_as_the_mount_helper_does_it(own: Chain, tmp_path
     with live(own.folder, latest.parent, "--history") as point:
         assert failure((point / "latest" / "photo").read_bytes) == errno.EIO
         assert (point / "latest" / "docs" / "letter").read_bytes() == b"Dear reader, once more\n"
-    helper = [sys.executable, "-c", "import sys; from xtarfs.cli import mount_helper; sys.exit(mount_helper())"]
+    helper = [sys.executable, "-c", "from xtarfs.entry import xtarfs; xtarfs()"]
     options = f"rw,history,with={away}"
     subprocess.run([*helper, own.folder, latest.parent, "-o", options], check=True, timeout=60, env=environment())
     try:
