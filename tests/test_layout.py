@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 # A module may import those of its own line and of the lines below it.
 ORDER = (
+    ("entry",),
     ("cli", "volume_arguments"),
     ("parity_commands",),
     ("verify_set", "salvage_set"),
