@@ -10,7 +10,7 @@ PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml setup.py $(wildcard builder/*.c xtarfs/*.[ch] xtarfs/native/*.[ch]) | system
+$(VENV)/.ready: pyproject.toml setup.py $(wildcard builder/*.[ch] xtarfs/*.[ch] xtarfs/native/*.[ch]) | system
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --config-settings editable_mode=compat --editable '.[test]'
 	$(BIN)/python -m compileall -q builder xtarfs

@@ -5,7 +5,7 @@ from glob import glob
 
 from setuptools import Extension, setup
 
-_HEADERS = ["xtarfs/engines.h", "xtarfs/layout.h", "xtarfs/facts.h"]
+_HEADERS = ["builder/blocks.h", "xtarfs/engines.h", "xtarfs/layout.h", "xtarfs/facts.h"]
 _CORES = (
     Extension("builder._packer", ["builder/packer.c"], depends=_HEADERS, optional=True),
     Extension("xtarfs._unpacker", ["xtarfs/unpacker.c"], depends=_HEADERS, optional=True),

@@ -14,21 +14,16 @@ from dataclasses import dataclass, field
 from xtarfs.format import codec
 from xtarfs.format.records import DEFLATE, STORE
 
+try:
+    from . import _packer as _core
+except ImportError:  # no compiler when it was installed, or engines that do not show their functions
+    _core = None  # type: ignore[assignment]
+
 SEGMENT = 1 << 20  # bytes of a file that are read and packed as one piece of work
 MAX_CHUNKS = 1 << 22  # bounds a chunk table at 48 MiB; a larger file gets larger chunks
 MAX_HOLES = 4096  # bounds a record's line; smaller holes of a file that has more are stored as zeros
 
-_LEVELS = {  # level: (libdeflate's for a member of one chunk, zlib-ng's for chunks); figures in docs/decisions.md
-    1: (1, 1),
-    2: (2, 2),
-    3: (3, 3),
-    4: (4, 4),
-    5: (5, 4),
-    6: (6, 5),
-    7: (8, 6),
-    8: (9, 7),
-    9: (10, 9),
-}
+_LEVELS = (1, 2, 4, 6, 7, 8, 9, 10, 12)  # libdeflate's for levels 1 to 9; figures in docs/decisions.md
 DEFAULT_LEVEL, MAX_LEVEL = 5, 9
 STORED_CHUNK = 4096  # nothing is gained by larger ones where nothing is packed, and a bad sector costs less
 _SAMPLES = 16
@@ -43,9 +38,9 @@ class Settings:
     chunk_size: int = 32 << 10
 
     @property
-    def engine_levels(self) -> tuple[int, int]:
-        """libdeflate's level for a member of one chunk, zlib-ng's for chunks."""
-        return _LEVELS[self.level]
+    def engine_level(self) -> int:
+        """libdeflate's level."""
+        return _LEVELS[self.level - 1]
 
     def chunk_size_for(self, size: int, deflate: bool) -> int:
         """The chunk size of a file of `size` bytes; 0 if it is not chunked."""
@@ -71,43 +66,37 @@ def pack_whole(data: bytes, settings: Settings) -> Packed:
     """A file that is in memory whole, with a row per chunk if it has more than one. Stored if it does not shrink."""
     chunk_size = settings.chunk_size_for(len(data), deflate=True)
     if chunk_size:
-        packed = pack_segment(data, chunk_size, settings.level, final=True, deflate=True)
+        packed = pack_segment(data, chunk_size, settings.engine_level, final=True, deflate=True)
     else:
-        packed = Packed(codec.pack(data, _LEVELS[settings.level][0]), DEFLATE)
+        packed = Packed(codec.pack(data, settings.engine_level), DEFLATE)
     if len(packed.data) < len(data):
         return packed
     chunk_size = settings.chunk_size_for(len(data), deflate=False)
     if chunk_size:
-        return pack_segment(data, chunk_size, settings.level, final=True, deflate=False)
+        return pack_segment(data, chunk_size, settings.engine_level, final=True, deflate=False)
     return Packed(data, STORE)
 
 
-def pack_segment(data: bytes, chunk_size: int, level: int, *, final: bool, deflate: bool) -> Packed:
+def pack_segment(data: bytes, chunk_size: int, engine_level: int, *, final: bool, deflate: bool) -> Packed:
     """Whole chunks of a file, the last of the file among them if `final`."""
+    if deflate and _core and len(data) <= SEGMENT:
+        told = _core.pack_segment(data, engine_level, chunk_size, final)
+        if told:
+            return _packed_by_core(*told)
     view = memoryview(data)
     sizes, crcs, parts = array("Q"), array("I"), []
     for start in range(0, len(data), chunk_size):
         chunk = view[start : start + chunk_size]
         crcs.append(codec.crc32(chunk))
         if deflate:
-            part = _pack_chunk(chunk, level, final and start + chunk_size >= len(data))
+            part = codec.pack_chunk(chunk, engine_level, final and start + chunk_size >= len(data))
             sizes.append(len(part))
             parts.append(part)
     return Packed(b"".join(parts) if deflate else data, DEFLATE if deflate else STORE, sizes, crcs)
 
 
-_ZEROS = bytes(SEGMENT)
-_zero_chunks: dict[tuple[int, int, bool], bytes] = {}
-
-
-def _pack_chunk(chunk: memoryview, level: int, last: bool) -> bytes:
-    engine_level = _LEVELS[level][1]
-    if chunk[0] or len(chunk) > SEGMENT or chunk != memoryview(_ZEROS)[: len(chunk)]:
-        return codec.pack_chunk(chunk, engine_level, last)
-    key = (len(chunk), engine_level, last)
-    if key not in _zero_chunks:
-        _zero_chunks[key] = codec.pack_chunk(chunk, engine_level, last)
-    return _zero_chunks[key]
+def _packed_by_core(packed: bytes, sizes: bytes, crcs: bytes) -> Packed:
+    return Packed(packed, DEFLATE, array("Q", sizes), array("I", crcs))
 
 
 def promises_to_shrink(fd: int, size: int, settings: Settings) -> bool:

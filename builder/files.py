@@ -294,7 +294,7 @@ class LargeFile:
                     compress.pack_segment,
                     data,
                     record.chunk or SEGMENT,
-                    self._settings.level,
+                    self._settings.engine_level,
                     final=final,
                     deflate=record.method == DEFLATE,
                 )

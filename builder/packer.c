@@ -6,6 +6,7 @@ extended attributes or holes, changed while it was read, unreadable, or too long
 #define _GNU_SOURCE
 #include "../xtarfs/engines.h"
 #include "../xtarfs/layout.h"
+#include "blocks.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,10 +14,14 @@ extended attributes or holes, changed while it was read, unreadable, or too long
 #include <sys/xattr.h>
 #include <unistd.h>
 
-enum { LARGEST_FILE = 1 << 20, MIN_CHUNK = 4096, MOST_CHUNKS = LARGEST_FILE / MIN_CHUNK, ROOM_STEP = 16 << 10 };
+enum { LARGEST_FILE = 1 << 20, MIN_CHUNK = 4096, MOST_CHUNKS = LARGEST_FILE / MIN_CHUNK };
 
+/* Sync flush and full flush, behind every chunk but the last. */
+static const uint8_t CHUNK_END[9] = "\0\0\xff\xff\0\0\0\xff\xff";
+
+/* level: libdeflate's */
 typedef struct {
-    int deflate, chunk;
+    int level;
     uint32_t chunk_size;
 } Settings;
 
@@ -26,8 +31,7 @@ typedef struct Bench {
     struct Bench *next;
     Settings settings;
     void *compressor, *digest;
-    zng_stream stream;
-    bool streaming;
+    Code *codes;
     uint8_t *data, *member;
     size_t room;
 } Bench;
@@ -52,8 +56,7 @@ static void free_bench(Bench *bench) {
         engines.free_compressor(bench->compressor);
     if (bench->digest)
         engines.digest_free(bench->digest);
-    if (bench->streaming)
-        engines.zng_end(&bench->stream);
+    free(bench->codes);
     free(bench->data);
     free(bench->member);
     free(bench);
@@ -64,18 +67,17 @@ static Bench *new_bench(const Settings *settings) {
     if (!bench)
         return NULL;
     bench->settings = *settings;
-    bench->compressor = engines.alloc_compressor(settings->deflate);
+    bench->compressor = engines.alloc_compressor(settings->level);
     bench->digest = new_digest();
-    bench->streaming = engines.zng_init(&bench->stream, settings->chunk, ZNG_DEFLATED, -15, ZNG_MEMORY_LEVEL, 0) == 0;
+    bench->codes = malloc(2 * sizeof *bench->codes);
     bench->data = malloc(LARGEST_FILE);
     if (bench->compressor) {
-        /* a chunk that does not shrink grows by far less than a sixteenth and its flushes; room comes in steps */
-        size_t bound = engines.compress_bound(bench->compressor, LARGEST_FILE) + LARGEST_FILE / 16 + 64 * MOST_CHUNKS +
-                       2 * LARGEST_FILE;
+        /* a chunk that does not shrink grows by its blocks' headers, here taken for one in MIN_CHUNK bytes */
+        size_t bound = engines.compress_bound(bench->compressor, LARGEST_FILE) + 64 * MOST_CHUNKS;
         bench->room = LARGEST_HEAD + bound + LARGEST_TAIL + TABLE_HEAD + 12 * MOST_CHUNKS;
         bench->member = malloc(bench->room);
     }
-    if (bench->digest && bench->streaming && bench->data && bench->member)
+    if (bench->digest && bench->codes && bench->data && bench->member)
         return bench;
     free_bench(bench);
     return NULL;
@@ -125,45 +127,34 @@ static bool read_file(Bench *bench, File *file) {
     return sound;
 }
 
-/* Gives the stream room as the wheel's compressobj does: 16 KiB, and as much again as it has whenever that is full.
-Where the output pauses, the engine forgets a match that it had in view, so the steps show in what it writes. */
-static bool run_stream(zng_stream *stream, int flush, const uint8_t *limit) {
-    uint32_t step = ROOM_STEP, held = 0;
-    int status;
-    do {
-        if (stream->next_out + step > limit)
-            return false;
-        stream->avail_out = step;
-        status = engines.zng_deflate(stream, flush);
-        held += step;
-        step = held;
-    } while (status == 0 && stream->avail_out == 0);
-    return status == 0 || status == ZNG_STREAM_END || status == ZNG_BUF_ERROR;
-}
-
 /* One chunk of a deflate stream at `out`; the bytes written, 0 if that failed. */
-static size_t pack_chunk(Bench *bench, const uint8_t *data, size_t size, bool last, uint8_t *out,
-                         const uint8_t *limit) {
-    zng_stream *stream = &bench->stream;
-    stream->next_in = data;
-    stream->avail_in = (uint32_t)size;
-    stream->next_out = out;
-    bool packed = engines.zng_reset(stream) == 0 && run_stream(stream, ZNG_NO_FLUSH, limit) &&
-                  (last ? run_stream(stream, ZNG_FINISH, limit)
-                        : run_stream(stream, ZNG_SYNC_FLUSH, limit) && run_stream(stream, ZNG_FULL_FLUSH, limit));
-    return packed ? (size_t)(stream->next_out - out) : 0;
+static size_t pack_chunk(Bench *bench, const uint8_t *data, size_t size, bool last, uint8_t *out, size_t room) {
+    size_t packed = engines.compress(bench->compressor, data, size, out, room), start, end;
+    if (!packed || last)
+        return packed;
+    if (packed + SLACK > room)
+        return 0;
+    memset(out + packed, 0, SLACK);
+    if (!find_last_block(out, packed, bench->codes, &start, &end))
+        return 0;
+    out[start / 8] &= (uint8_t)~(1u << start % 8);
+    packed += 8 * packed - end < 3; /* the header of the flush's block needs another byte */
+    memcpy(out + packed, CHUNK_END, sizeof CHUNK_END);
+    return packed + sizeof CHUNK_END;
 }
 
-/* The data in chunks at `out`, with rows of the table; the bytes written, 0 if that failed or gains nothing. */
-static size_t pack_chunks(Bench *bench, File *file, uint8_t *out, size_t room, uint32_t *crcs, uint64_t *offsets) {
-    size_t size = (size_t)file->member.size, step = file->chunk_size, packed = 0, row = 0;
+/* `size` bytes of data in chunks at `out`, with the CRC-32 of each, and where it begins in the packed data; the bytes
+written, 0 if that failed. final: the stream ends with them. */
+static size_t pack_chunks(Bench *bench, const uint8_t *data, size_t size, bool final, uint8_t *out, size_t room,
+                          uint32_t *crcs, uint64_t *offsets) {
+    size_t step = bench->settings.chunk_size, packed = 0, row = 0;
     for (size_t at = 0; at < size; at += step, row++) {
         size_t length = size - at < step ? size - at : step;
-        size_t part = pack_chunk(bench, bench->data + at, length, at + step >= size, out + packed, out + room);
+        size_t part = pack_chunk(bench, data + at, length, final && at + step >= size, out + packed, room - packed);
         if (!part)
             return 0;
         offsets[row] = packed;
-        crcs[row] = engines.crc32(0, bench->data + at, length);
+        crcs[row] = engines.crc32(0, data + at, length);
         packed += part;
     }
     return packed;
@@ -191,7 +182,7 @@ static bool pack_data(Bench *bench, File *file, uint8_t *out, size_t room, uint3
     size_t size = (size_t)member->size, packed;
     bool chunked = size > bench->settings.chunk_size;
     file->chunk_size = chunked ? bench->settings.chunk_size : 0;
-    packed = chunked ? pack_chunks(bench, file, out, room, crcs, offsets)
+    packed = chunked ? pack_chunks(bench, bench->data, size, true, out, room, crcs, offsets)
                      : engines.compress(bench->compressor, bench->data, size, out, room);
     if (!packed)
         return false;
@@ -297,8 +288,12 @@ static PyObject *collect(File *files, Py_ssize_t count) {
     return outcomes;
 }
 
+static bool are_possible(const Settings *settings) {
+    return settings->level >= 1 && settings->level <= 12 && settings->chunk_size >= MIN_CHUNK;
+}
+
 PyDoc_STRVAR(pack_doc,
-             "pack(jobs, tag, deflate_level, chunk_level, chunk_size) -> list\n\n"
+             "pack(jobs, tag, level, chunk_size) -> list\n\n"
              "jobs: tuples (folder descriptor, name in it, path, member's name, ino, uid, gid, user, group, zip\n"
              "flags). For each, None where Python must store it, or (member, two arguments of os.stat_result, CRC-32,\n"
              "whether it is deflated, packed size, where the data begins, CRC-32 of it packed, chunk size, SHA-256,\n"
@@ -310,11 +305,10 @@ static PyObject *pack(PyObject *self, PyObject *args) {
     const char *tag;
     Py_ssize_t tag_length;
     (void)self;
-    if (!PyArg_ParseTuple(args, "O!y#iiI:pack", &PyList_Type, &jobs, &tag, &tag_length, &settings.deflate,
-                          &settings.chunk, &settings.chunk_size))
+    if (!PyArg_ParseTuple(args, "O!y#iI:pack", &PyList_Type, &jobs, &tag, &tag_length, &settings.level,
+                          &settings.chunk_size))
         return NULL;
-    if (tag_length != 6 || settings.deflate < 1 || settings.deflate > 12 || settings.chunk < 1 || settings.chunk > 9 ||
-        settings.chunk_size < MIN_CHUNK)
+    if (tag_length != 6 || !are_possible(&settings))
         return PyErr_Format(PyExc_ValueError, "impossible settings");
     PyObject *kept = PySequence_Tuple(jobs); /* nobody else may change it meanwhile */
     Py_ssize_t count = kept ? PyTuple_GET_SIZE(kept) : 0;
@@ -342,7 +336,47 @@ static PyObject *pack(PyObject *self, PyObject *args) {
     return outcomes;
 }
 
-static PyMethodDef methods[] = {{"pack", pack, METH_VARARGS, pack_doc}, {0}};
+PyDoc_STRVAR(pack_segment_doc,
+             "pack_segment(data, level, chunk_size, final) -> tuple\n\n"
+             "Up to 1 MiB of a file as chunks: the packed bytes; the packed size of each, as array('Q') keeps it; the CRC-32 of\n"
+             "each one's content, as array('I') does. None where Python must pack it.");
+
+static PyObject *pack_segment(PyObject *self, PyObject *args) {
+    Py_buffer data;
+    Settings settings = {0};
+    int final;
+    PyObject *outcome = NULL;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*iIp:pack_segment", &data, &settings.level, &settings.chunk_size, &final))
+        return NULL;
+    bool possible = are_possible(&settings) && data.len && data.len <= LARGEST_FILE;
+    Bench *bench = possible ? take_bench(&settings) : NULL;
+    if (!possible)
+        PyErr_Format(PyExc_ValueError, "impossible settings");
+    else if (!bench)
+        PyErr_NoMemory();
+    else {
+        uint32_t crcs[MOST_CHUNKS];
+        uint64_t offsets[MOST_CHUNKS] = {0}, sizes[MOST_CHUNKS];
+        size_t packed, size = (size_t)data.len, rows = (size + settings.chunk_size - 1) / settings.chunk_size;
+        Py_BEGIN_ALLOW_THREADS;
+        packed = pack_chunks(bench, data.buf, size, final, bench->member, bench->room, crcs, offsets);
+        for (size_t row = 0; row < rows; row++)
+            sizes[row] = (row + 1 < rows ? offsets[row + 1] : packed) - offsets[row];
+        Py_END_ALLOW_THREADS;
+        outcome = packed ? Py_BuildValue("(y#y#y#)", (const char *)bench->member, (Py_ssize_t)packed,
+                                         (const char *)sizes, (Py_ssize_t)(rows * sizeof *sizes),
+                                         (const char *)crcs, (Py_ssize_t)(rows * sizeof *crcs))
+                         : Py_NewRef(Py_None);
+        put_back(bench);
+    }
+    PyBuffer_Release(&data);
+    return outcome;
+}
+
+static PyMethodDef methods[] = {{"pack", pack, METH_VARARGS, pack_doc},
+                                {"pack_segment", pack_segment, METH_VARARGS, pack_segment_doc},
+                                {0}};
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, .m_name = "builder._packer", .m_size = -1, .m_methods = methods};
@@ -354,14 +388,7 @@ PyMODINIT_FUNC PyInit__packer(void) {
         {"libdeflate_deflate_compress", &engines.compress},
         {"libdeflate_deflate_compress_bound", &engines.compress_bound},
     };
-    const Engine chunks[] = {
-        {"zng_deflateInit2", &engines.zng_init},
-        {"zng_deflateReset", &engines.zng_reset},
-        {"zng_deflate", &engines.zng_deflate},
-        {"zng_deflateEnd", &engines.zng_end},
-    };
-    if (!load_reading_engines() || !load_engines("deflate._deflate", deflate, COUNT(deflate)) ||
-        !load_engines("zlib_ng.zlib_ng", chunks, COUNT(chunks)))
+    if (!load_reading_engines() || !load_engines("deflate._deflate", deflate, COUNT(deflate)))
         return NULL;
     return PyModule_Create(&definition);
 }

@@ -30,7 +30,7 @@ def store_batch(jobs: list[Job], settings: Settings) -> list[Stored | OSError | 
     new = [job for job in jobs if not job.match or not job.match.formers] if _core else []
     if not new:
         return [_try_store(job, settings) for job in jobs]
-    told = _core.pack([_ask(job) for job in new], new[0].mark.tag, *settings.engine_levels, settings.chunk_size)
+    told = _core.pack([_ask(job) for job in new], new[0].mark.tag, settings.engine_level, settings.chunk_size)
     outcomes = {id(job): outcome for job, outcome in zip(new, told, strict=True)}
     return [_stored(job, outcome) if (outcome := outcomes.get(id(job))) else _try_store(job, settings) for job in jobs]
 

@@ -98,8 +98,8 @@ def test_what_lies_before_a_cut_is_there(sample: Sample) -> None:
             node = sample.nodes[path]
             if not node.record.link and node.base + node.record.data + node.record.packed + 4096 < length:
                 assert not read_all(archive, path, content), (length, path)
-            elif path in found:
-                read_all(archive, path, content)
+            elif path in found:  # as long as the tar's header says, where the cut is in the zip's
+                read_all(archive, path, content[: found[path].record.size])
 
 
 kinds = st.sampled_from(["set", "insert", "delete", "copy"])

@@ -1,7 +1,7 @@
-/* The engines of the `deflate` and `zlib-ng` wheels, and SHA-256 of hashlib's libcrypto, called without Python.
+/* The engine of the `deflate` wheel, and SHA-256 of hashlib's libcrypto, called without Python.
 
-They are the same machine code that format/codec.py calls, taken from the modules that Python has loaded, so that
-compiled and interpreted code cannot differ in a byte. Declarations: libdeflate.h 1.x, zlib-ng.h 2.2, openssl/evp.h. */
+It is the same machine code that format/codec.py calls, taken from the modules that Python has loaded, so that
+compiled and interpreted code cannot differ in a byte. Declarations: libdeflate.h 1.x, openssl/evp.h. */
 
 #ifndef XTAR_ENGINES_H
 #define XTAR_ENGINES_H
@@ -13,26 +13,6 @@ compiled and interpreted code cannot differ in a byte. Declarations: libdeflate.
 #include <stdint.h>
 #include <string.h>
 
-typedef struct {
-    const uint8_t *next_in;
-    uint32_t avail_in;
-    size_t total_in;
-    uint8_t *next_out;
-    uint32_t avail_out;
-    size_t total_out;
-    const char *msg;
-    void *state;
-    void *(*zalloc)(void *, unsigned, unsigned);
-    void (*zfree)(void *, void *);
-    void *opaque;
-    int data_type;
-    uint32_t adler;
-    unsigned long reserved;
-} zng_stream;
-
-enum { ZNG_NO_FLUSH = 0, ZNG_SYNC_FLUSH = 2, ZNG_FULL_FLUSH = 3, ZNG_FINISH = 4 };
-enum { ZNG_STREAM_END = 1, ZNG_BUF_ERROR = -5, ZNG_DEFLATED = 8, ZNG_MEMORY_LEVEL = 8 };
-
 static struct {
     uint32_t (*crc32)(uint32_t, const void *, size_t);
     void *(*alloc_compressor)(int);
@@ -42,10 +22,6 @@ static struct {
     void *(*alloc_decompressor)(void);
     void (*free_decompressor)(void *);
     int (*decompress)(void *, const void *, size_t, void *, size_t, size_t *);
-    int32_t (*zng_init)(zng_stream *, int32_t, int32_t, int32_t, int32_t, int32_t);
-    int32_t (*zng_reset)(zng_stream *);
-    int32_t (*zng_deflate)(zng_stream *, int32_t);
-    int32_t (*zng_end)(zng_stream *);
     const void *(*sha256)(void);
     void *(*digest_new)(void);
     void (*digest_free)(void *);

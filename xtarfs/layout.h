@@ -54,6 +54,12 @@ static uint8_t *put16(uint8_t *at, uint32_t value) {
 
 static uint8_t *put32(uint8_t *at, uint32_t value) { return put16(put16(at, value), value >> 16); }
 
+static uint32_t read32(const uint8_t *at) {
+    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+static uint64_t read64(const uint8_t *at) { return read32(at) | (uint64_t)read32(at + 4) << 32; }
+
 static uint8_t *put_span(uint8_t *at, Span span) {
     memcpy(at, span.bytes, span.length);
     return at + span.length;

@@ -59,12 +59,6 @@ static void put_back(Bench *bench) {
 
 /* -- members: no Python from here on ------------------------------------------------------------------------------- */
 
-static uint32_t read32(const uint8_t *at) {
-    return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
-}
-
-static uint64_t read64(const uint8_t *at) { return read32(at) | (uint64_t)read32(at + 4) << 32; }
-
 static size_t chunk_count(const File *file) { return (size_t)((file->member.size + file->chunk - 1) / file->chunk); }
 
 static size_t table_length(const File *file) {

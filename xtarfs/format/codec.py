@@ -1,7 +1,6 @@
 """Raw deflate and checksums: the engines behind the format, each called in one place.
 
-libdeflate packs and unpacks what is in memory whole; zlib-ng packs the chunks of a SOZip stream, because
-libdeflate cannot flush. `docs/decisions.md` has the measurements. All of them release the GIL.
+`docs/decisions.md` has the measurements. All of them release the GIL.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ def pack(data: bytes | bytearray | memoryview, level: int) -> bytes:
 
 
 def pack_chunk(data: bytes | memoryview, level: int, last: bool) -> bytes:
-    """`data` as one chunk of a SOZip stream: a sync and a full flush, or the stream's end. level 1..9 (zlib-ng)."""
-    from zlib_ng import zlib_ng
-
-    engine = zlib_ng.compressobj(level, zlib_ng.DEFLATED, -15)
+    """`data` as one chunk of a SOZip stream: a sync and a full flush, or the stream's end. level as for `pack`."""
+    packed = pack(data, level)
     if last:
-        return bytes(engine.compress(data) + engine.flush())
-    return bytes(engine.compress(data) + engine.flush(zlib_ng.Z_SYNC_FLUSH) + engine.flush(zlib_ng.Z_FULL_FLUSH))
+        return packed
+    from . import blocks
+
+    return blocks.left_open(packed, len(data)) + CHUNK_END
 
 
 def unpack(packed: bytes | bytearray | memoryview, size: int) -> bytearray:
