@@ -104,7 +104,12 @@ class MemoryFS:
     def getxattr(self, path: bytes, name: bytes) -> bytes:
         # How a test sees into the process that serves.
         if name == b"user.xtar.test":
-            inside = {"pid": os.getpid(), "calls": self.calls, "most_readers": self.most_readers}
+            inside = {
+                "pid": os.getpid(),
+                "calls": self.calls,
+                "readers": self.readers,
+                "most_readers": self.most_readers,
+            }
             return json.dumps(inside).encode()
         self._count("getxattr")
         try:

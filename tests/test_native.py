@@ -27,13 +27,15 @@ from xtarfs.errors import FormatError
 from xtarfs.format import records, structure
 from xtarfs.format.codec import crc32
 from xtarfs.format.records import FILE, Record, new_record
+from xtarfs.mount import mount, unmount
 from xtarfs.native import loop
 from xtarfs.reader import Archive
 from xtarfs.tree import Node, StructuredDirectory
 from xtarfs.vfs import FileSystem, _attributes
 
 from . import trees
-from .mounting import failure, live
+from .memory_fs import MemoryFS
+from .mounting import failure, live, until
 from .test_hostile_sizes import a_file, crafted, folders_that_share_a_place, its_own_parent
 
 START, LENGTH = 1 << 20, 1 << 30  # where the tar of the records lies, as far as the decoders are concerned
@@ -383,6 +385,47 @@ def test_many_readers_in_order(native: None, folder: Path, packed: Path, tmp_pat
             for name in wanted:
                 with open(point / "one" / name, "rb") as file:
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class SlowMedium(MemoryFS):
+    """Takes long for one stretch of the archive that lies on it."""
+
+    def __init__(self, archive: Path, stretch: tuple[int, int]) -> None:
+        super().__init__()
+        self.file(b"/archive", archive.read_bytes())
+        self.stretch = stretch
+
+    def read(self, path: bytes, size: int, offset: int) -> bytes | bytearray | memoryview:
+        if offset < self.stretch[1] and offset + size > self.stretch[0]:
+            self._dwell(3.0)
+        return super().read(path, size, offset)
+
+
+def test_a_slow_medium_holds_up_only_who_waits_for_it(native: None, packed: Path, tmp_path: Path) -> None:
+    with Archive.open(str(packed)) as opened:
+        node = opened.lookup("one/file 060 long")
+        middle = node.base + node.record.data + node.record.packed // 2
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    mount(lambda: SlowMedium(packed, (middle - 30_000, middle + 30_000)), str(outer), fsname="x")
+    try:
+        with (
+            live(outer / "archive", tmp_path / "m") as point,
+            open(point / "one" / "file 060 long", "rb") as file,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            reading = pool.submit(os.pread, file.fileno(), 4096, 350_000)
+            assert until(lambda: busy(outer))
+            assert failure(lambda: os.getxattr(point / "two", "user.none")) == errno.ENODATA
+            assert busy(outer), "the question was answered only after the slow read"
+            assert len(reading.result()) == 4096
+    finally:
+        unmount(str(outer))
+
+
+def busy(medium: Path) -> bool:
+    return bool(json.loads(os.getxattr(medium, "user.xtar.test"))["readers"])
 
 
 def test_allow_root_keeps_others_out(native: None, packed: Path) -> None:

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 enum {
@@ -16,6 +17,10 @@ enum {
 
 bool read_whole(int archive, void *into, size_t size, uint64_t at)
 {
+    struct iovec at_hand = {into, size};
+    if (preadv2(archive, &at_hand, 1, (off_t)at, RWF_NOWAIT) == (ssize_t)size)
+        return true;
+    may_take_long();
     for (size_t got = 0; got < size;) {
         ssize_t more = pread(archive, (char *)into + got, size - got, (off_t)(at + got));
         if (more > 0)

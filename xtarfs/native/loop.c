@@ -1,9 +1,14 @@
-/* The threads that take requests from the device. One more is started whenever none is left waiting. */
+/* The threads that take requests from the device and answer them.
+
+   A single reader is served by one of them alone, which looks for the next request for a while before it falls asleep:
+   for short requests, waking a thread takes longer than the answer. Where requests take long or several readers wait,
+   each thread leaves the device to another one before it answers, and all that have nothing to do sleep there. */
 
 #include "native.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +16,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { STACK = 1 << 20 }; /* bytes; Python is called on it */
+enum {
+    STACK = 1 << 20, /* bytes; Python is called on it */
+    AWAKE = 100000,  /* ns of looking for the next request before sleeping until it comes */
+    MOST_LOAD = 16,
+};
+
+static _Thread_local worker *self;
 
 /* Ends a thread's wait for a request. */
 static int wake_signal(void)
@@ -27,48 +38,125 @@ static void nothing(int number)
 static long long now(void)
 {
     struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
+    clock_gettime(CLOCK_MONOTONIC, &time);
     return time.tv_sec * 1000000000ll + time.tv_nsec;
 }
 
-/* A second way to the same connection, with a queue of its own; the first where the kernel gives none. */
+/* A second way to the same connection, with a queue of its own; -1 where the kernel gives none. */
 static int clone_device(int device)
 {
     uint32_t source = (uint32_t)device;
     int clone = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-    if (clone >= 0 && ioctl(clone, FUSE_DEV_IOC_CLONE, &source) == 0)
+    if (clone < 0 || ioctl(clone, FUSE_DEV_IOC_CLONE, &source) == 0)
         return clone;
-    if (clone >= 0)
-        close(clone);
-    return device;
+    close(clone);
+    return -1;
 }
 
 static bool start_worker(session *session);
 
+/* Waits until it is wanted at the device; false once the mount has ended. */
+static bool watch(worker *worker)
+{
+    session *session = worker->session;
+    pthread_mutex_lock(&session->lock);
+    session->watching -= worker->watches;
+    session->idle++;
+    while (session->watching && !session->load && !session->stop)
+        pthread_cond_wait(&session->wanted, &session->lock);
+    session->idle--;
+    session->watching++;
+    worker->watches = true;
+    pthread_mutex_unlock(&session->lock);
+    return !session->stop;
+}
+
+/* Leaves the device to others; whether there is one. */
+static bool leave(worker *worker)
+{
+    session *session = worker->session;
+    pthread_mutex_lock(&session->lock);
+    worker->watches = false;
+    bool others = --session->watching || session->idle;
+    if (!session->watching && session->idle)
+        pthread_cond_signal(&session->wanted);
+    pthread_mutex_unlock(&session->lock);
+    return others || start_worker(session);
+}
+
+bool may_take_long(void)
+{
+    if (!self)
+        return true;
+    self->takes_long = true;
+    return !self->watches || leave(self);
+}
+
+static bool is_waiting(const worker *worker)
+{
+    struct pollfd device = {.fd = worker->device, .events = POLLIN};
+    return poll(&device, 1, 0) > 0;
+}
+
+static void set_blocking(worker *worker, bool blocking)
+{
+    if (worker->blocking != blocking)
+        fcntl(worker->device, F_SETFL, blocking ? O_RDWR : O_RDWR | O_NONBLOCK);
+    worker->blocking = blocking;
+}
+
+/* Whoever has just asked mostly asks again before a thread would have fallen asleep and been woken. */
+static ssize_t take_request(worker *worker)
+{
+    session *session = worker->session;
+    long long began = now(), last;
+    bool awake = session->awake && session->watching == 1;
+    ssize_t length;
+    set_blocking(worker, !awake);
+    do {
+        length = read(worker->device, worker->request, sizeof worker->request);
+        last = now();
+    } while (awake && length < 0 && errno == EAGAIN && last - began < AWAKE);
+    if (awake && length < 0 && errno == EAGAIN) {
+        set_blocking(worker, true);
+        length = read(worker->device, worker->request, sizeof worker->request);
+        last = now();
+    }
+    session->awake = session->processors > 1 && last - began < AWAKE;
+    session->last_request = last;
+    return length;
+}
+
+static void note_load(session *session, bool takes_long)
+{
+    int load = session->load + (takes_long ? 1 : -1);
+    session->load = load < 0 ? 0 : load < MOST_LOAD ? load : MOST_LOAD;
+}
+
 static void serve(worker *worker)
 {
     session *session = worker->session;
-    while (!session->stop) {
-        atomic_fetch_add(&session->idle, 1);
-        ssize_t length = read(worker->device, worker->request, sizeof worker->request);
-        int error = errno;
-        int left = atomic_fetch_sub(&session->idle, 1) - 1;
+    while (watch(worker)) {
+        ssize_t length = take_request(worker);
         if (length < 0) {
             /* ENOENT: the request was taken back before it was read. Else the mount has ended. */
-            if (error != ENOENT && error != EINTR && error != EAGAIN)
+            if (errno != ENOENT && errno != EINTR && errno != EAGAIN)
                 session->stop = true;
             continue;
         }
-        session->last_request = now();
-        if (!left)
-            start_worker(session);
+        worker->takes_long = false;
+        if (session->load)
+            leave(worker);
+        else if (is_waiting(worker))
+            may_take_long();
         handle(worker, (size_t)length);
+        note_load(session, worker->takes_long);
     }
 }
 
 static void worker_free(worker *worker)
 {
-    if (worker->device != worker->session->device)
+    if (worker->device >= 0 && worker->device != worker->session->device)
         close(worker->device);
     reader_clear(&worker->reader);
     free(worker->reply.bytes);
@@ -80,9 +168,11 @@ static void *work(void *argument)
 {
     worker *worker = argument;
     session *session = worker->session;
+    self = worker;
     serve(worker);
     caller_end(&worker->caller);
     pthread_mutex_lock(&session->lock);
+    pthread_cond_broadcast(&session->wanted);
     worker->over = true;
     bool last = --session->running == 0;
     pthread_mutex_unlock(&session->lock);
@@ -114,8 +204,9 @@ static bool start_worker(session *session)
         worker *made = calloc(1, sizeof *made);
         if (made) {
             made->session = session;
+            made->blocking = true;
             made->device = session->started ? clone_device(session->device) : session->device;
-            started = start_thread(made);
+            started = made->device >= 0 && start_thread(made);
             if (started) {
                 session->workers[session->started++] = made;
                 session->running++;
@@ -133,6 +224,7 @@ bool session_start(session *session)
     struct sigaction action = {.sa_handler = nothing};
     sigaction(wake_signal(), &action, NULL);
     session->last_request = now();
+    session->processors = sysconf(_SC_NPROCESSORS_ONLN);
     return start_worker(session);
 }
 
@@ -142,6 +234,7 @@ bool session_end(session *session, int seconds)
     for (int wait = 0; wait < seconds * 100; wait++) {
         pthread_mutex_lock(&session->lock);
         int running = session->running;
+        pthread_cond_broadcast(&session->wanted);
         for (int i = 0; i < session->started; i++)
             if (!session->workers[i]->over)
                 pthread_kill(session->workers[i]->thread, wake_signal());

@@ -75,6 +75,7 @@ static int Session_init(Session *self, PyObject *arguments, PyObject *names)
     made->appearance = (appearance){timeout, changes, uid, gid, umask, owner};
     made->answers = Py_NewRef(answers);
     pthread_mutex_init(&made->lock, NULL);
+    pthread_cond_init(&made->wanted, NULL);
     shelf_init(&made->shelf, archive, size, catalogue);
     pieces_init(&made->pieces, cache);
     pthread_mutex_init(&made->prefetcher.lock, NULL);

@@ -302,9 +302,14 @@ typedef struct session {
     pieces pieces;
     prefetcher prefetcher;
     pthread_mutex_t lock;
+    pthread_cond_t wanted; /* at the device */
+    atomic_int watching;   /* threads at the device, or soon back there */
+    int idle;              /* threads that wait to be wanted */
+    atomic_int load;       /* how many requests of late took long, less those that did not */
+    atomic_bool awake;     /* the last request came before its thread would have fallen asleep and been woken */
     struct worker *workers[MAX_THREADS];
-    int running;
-    atomic_int started, idle;
+    int running, started;
+    long processors;
     atomic_bool stop;
     atomic_llong last_request; /* CLOCK_MONOTONIC, ns */
 } session;
@@ -314,7 +319,7 @@ typedef struct worker {
     session *session;
     pthread_t thread;
     int device;
-    bool over;
+    bool watches, takes_long, blocking, over;
     caller caller;
     reader reader;
     area reply, answer;
@@ -322,6 +327,8 @@ typedef struct worker {
 } worker;
 
 void handle(worker *worker, size_t length);
+/* Leaves the device to another thread before what may take long; whether there is one. */
+bool may_take_long(void);
 
 bool session_start(session *session);
 /* True once all threads have ended; waits for them up to `seconds`. */

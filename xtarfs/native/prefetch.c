@@ -2,7 +2,7 @@
    unpacked and put into the kernel's page cache unasked, which saves the request that each would have cost.
 
    Putting a page there waits while the kernel reads the same page through another request. Only one thread prefetches
-   at a time, so there is always one left to answer that request. */
+   at a time, and only while another takes requests, so there is always one left to answer that one. */
 
 #include "native.h"
 
@@ -58,7 +58,7 @@ static bool note(session *session, uint64_t parent, const entry *directory, uint
 bool prefetch_begin(session *session, uint64_t file)
 {
     prefetcher *state = &session->prefetcher;
-    if (session->started < 2 || pthread_mutex_trylock(&state->lock))
+    if (pthread_mutex_trylock(&state->lock))
         return false;
     pthread_mutex_lock(&session->table.lock);
     const node *found = table_get(&session->table, file);
@@ -88,7 +88,7 @@ static bool store(const session *session, uint64_t id, const uint8_t *bytes, siz
     struct fuse_out_header header = {.len = (uint32_t)(sizeof header + sizeof out + size),
                                      .error = FUSE_NOTIFY_STORE};
     struct iovec parts[3] = {{&header, sizeof header}, {&out, sizeof out}, {(void *)bytes, size}};
-    return writev(session->device, parts, 3) >= 0;
+    return may_take_long() && writev(session->device, parts, 3) >= 0;
 }
 
 /* The node of a child that the kernel knows; held until it is given back, so that its number stays its own. */

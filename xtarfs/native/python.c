@@ -7,6 +7,7 @@
 
 static void enter(caller *caller)
 {
+    may_take_long();
     if (caller->state) {
         PyEval_RestoreThread(caller->state);
     } else {

@@ -8,7 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PREFETCH_LEAD = 8 }; /* files */
+enum {
+    PREFETCH_LEAD = 8, /* files */
+    QUICK = 64 << 10,  /* bytes that are unpacked in less time than it takes to wake another thread */
+};
 
 static void answer_entry(worker *worker, const subject *parent, const entry *child, const char *name,
                          const char *target)
@@ -161,6 +164,8 @@ static void read_(worker *worker, subject *about)
         return;
     }
     size_t size = in->size < file->size - in->offset ? in->size : (size_t)(file->size - in->offset);
+    if (size > QUICK)
+        may_take_long();
     if (!(file->flags & ASK_DATA)) {
         const uint8_t *bytes =
             data_read(&worker->reader, session->archive, &session->pieces, file, in->offset, size);
