@@ -13,7 +13,7 @@ def xtar() -> NoReturn:
     """The command `xtar`."""
 
     def load() -> Callable[[], int]:
-        from .cli import main
+        from .commands.cli import main
 
         return main
 

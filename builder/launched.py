@@ -14,18 +14,18 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, Self
 
-from xtarfs import restore
-from xtarfs.attributes import Owners
-from xtarfs.content import Piece
 from xtarfs.errors import BuildError, DamagedError, FormatError, NotFound, UsageError, XtarError
 from xtarfs.format import tar, zip
 from xtarfs.format.member import FILE_SUFFIX, MAX_NAME
 from xtarfs.format.records import FILE, Record, new_record
-from xtarfs.reader import Archive
-from xtarfs.restore import Folder, Manner
+from xtarfs.reading.content import Piece
+from xtarfs.reading.reader import Archive
+from xtarfs.reading.tree import Node
+from xtarfs.restoring import restore
+from xtarfs.restoring.attributes import Owners
+from xtarfs.restoring.restore import Folder, Manner
 from xtarfs.source import FileSource
 from xtarfs.text import escape
-from xtarfs.tree import Node
 
 LIST = b".launched-by-xtar"  # NAME, NUL, PATH, NUL for each zip
 _NEXT_LIST = LIST + b"-next"

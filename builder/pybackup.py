@@ -23,17 +23,17 @@ import re
 from typing import Self
 
 import xtarfs
-from xtarfs.apply import apply
 from xtarfs.console import complain
 from xtarfs.errors import NotAnArchive, SourceError, UsageError
 from xtarfs.format.records import FILE
-from xtarfs.structure_file import StructureFile, require_replaceable
+from xtarfs.restoring.apply import apply
+from xtarfs.restoring.structure_file import StructureFile, require_replaceable
 from xtarfs.text import escape, show
 
 from . import launched
-from .build import Options, build
-from .save import save
-from .scan import Selection
+from .building.build import Options, build
+from .building.save import save
+from .scanning.scan import Selection
 
 ARCHIVE = ".xtar"
 

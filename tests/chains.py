@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from builder.build import Options, build
-from xtarfs.extract import ExtractOptions, extract
-from xtarfs.reader import Archive
+from builder.building.build import Options, build
+from xtarfs.reading.reader import Archive
+from xtarfs.restoring.extract import ExtractOptions, extract
 
 from . import trees
 

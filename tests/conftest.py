@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.build import Options, build
+from builder.building.build import Options, build
 
 from . import trees
 

@@ -6,14 +6,14 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.build import Options, build
-from builder.compress import Settings
+from builder.building.build import Options, build
+from builder.writing.compress import Settings
 from xtarfs.errors import DamagedError
 from xtarfs.format import chunks, member
 from xtarfs.format.records import FILE
-from xtarfs.reader import Archive
+from xtarfs.reading.reader import Archive
+from xtarfs.reading.tree import Node
 from xtarfs.source import Source
-from xtarfs.tree import Node
 
 from . import trees
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from xtarfs.vfs import FOREVER, Attributes
+from xtarfs.filesystem.vfs import FOREVER, Attributes
 
 CHUNK = 32768
 

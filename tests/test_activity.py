@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder import folder_changes as walk
-from builder.activity import HOUR, Activity, Group, main_folders
-from builder.archive_changes import archive_changes
-from builder.build import Options, build
-from builder.changes import Changes
-from builder.cli import main
-from builder.folder_changes import folder_changes
-from builder.scan import Item, Scanner, Selection
-from xtarfs.reader import Archive
+from builder.activity import folder_changes as walk
+from builder.activity.archive_changes import archive_changes
+from builder.activity.changes import Changes
+from builder.activity.folder_changes import folder_changes
+from builder.activity.groups import HOUR, Activity, Group, main_folders
+from builder.building.build import Options, build
+from builder.commands.cli import main
+from builder.scanning.scan import Item, Scanner, Selection
+from xtarfs.reading.reader import Archive
 
 from . import mounting, trees
 

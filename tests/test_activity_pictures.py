@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFont
 from rich.cells import cell_len
 
-from builder import drawing
-from builder.activity import Activity
-from builder.axis import count_ticks, time_ticks
-from builder.changes import Changes
-from builder.cli import main
-from builder.drawing import Disc, Text, lay_out, to_png, to_svg
-from builder.plot_page import to_html
-from builder.scene import Scene, make_scene
-from builder.timeline import timeline
-from builder.when import parse_moment, parse_radius, show_length
+from builder.activity import drawing
+from builder.activity.axis import count_ticks, time_ticks
+from builder.activity.changes import Changes
+from builder.activity.drawing import Disc, Text, lay_out, to_png, to_svg
+from builder.activity.groups import Activity
+from builder.activity.plot_page import to_html
+from builder.activity.scene import Scene, make_scene
+from builder.activity.timeline import timeline
+from builder.activity.when import parse_moment, parse_radius, show_length
+from builder.commands.cli import main
 from xtarfs.errors import UsageError
 
 from . import trees

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 import xtarfs
-from builder.build import Options, build, survey
-from builder.compress import SEGMENT, Settings
-from builder.scan import Selection
-from builder.write import Result
+from builder.building.build import Options, build, survey
+from builder.building.write import Result
+from builder.scanning.scan import Selection
+from builder.writing.compress import SEGMENT, Settings
 from xtarfs.errors import BuildError, UsageError
 
 from . import trees
@@ -144,7 +144,8 @@ def test_unreadable_files_and_folders_are_named_and_the_rest_is_stored(small: Pa
     (tmp_path / "out").mkdir(mode=0o777)
     os.chmod(tmp_path / "out", 0o777)
     script = (
-        "import os, sys; from builder.cli import main; import builder.build, xtarfs.text\n"
+        "import os, sys; from builder.commands.cli import main\n"
+        "import builder.building.build, xtarfs.text\n"
         "main(['build', '/no/such', '-o', '/no/such/o'])  # loads the rest, which nobody may not be able to read\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "sys.exit(main(['build', sys.argv[1], '-o', sys.argv[2]]))"
@@ -179,8 +180,8 @@ def interfere(monkeypatch: pytest.MonkeyPatch, name: str, action: Callable[[], N
                 action()
         return real_pread(fd, size, offset)
 
-    monkeypatch.setattr("builder.compress.os.pread", pread)
-    monkeypatch.setattr("builder.packer._core", None)  # it reads without Python
+    monkeypatch.setattr("builder.writing.compress.os.pread", pread)
+    monkeypatch.setattr("builder.writing.packer._core", None)  # it reads without Python
 
 
 @pytest.mark.parametrize("size", [5000, 2 * SEGMENT + 99])
@@ -369,7 +370,7 @@ def test_over_four_gigabytes(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_tree(tmp_path: Path) -> None:
     script = (
-        "import sys; from builder.build import *\n"
+        "import sys; from builder.building.build import *\n"
         "build(sys.argv[1], sys.argv[2], Options(jobs=2))\n"
         "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from builder.build import Options, build
+from builder.building.build import Options, build
 
 from . import trees
 

@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from xtarfs.cache import OVERHEAD, ByteCache
 from xtarfs.errors import DamagedError
+from xtarfs.reading.cache import OVERHEAD, ByteCache
 
 from .mounting import until
 

@@ -16,12 +16,12 @@ import msgspec
 import pytest
 
 import xtarfs
-from builder.build import Options, build
-from builder.layout import Layout
+from builder.building.build import Options, build
+from builder.writing.layout import Layout
 from xtarfs.errors import DamagedError
-from xtarfs.extract import ExtractOptions, extract
 from xtarfs.format.records import Elsewhere
-from xtarfs.tree import Node
+from xtarfs.reading.tree import Node
+from xtarfs.restoring.extract import ExtractOptions, extract
 
 from . import trees
 from .mounting import failure, live, until, xtar

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from xtarfs.checking.verify import verify
 from xtarfs.errors import DamagedError, NotAnArchive, SourceError, XtarError
 from xtarfs.format.records import FILE
-from xtarfs.reader import Archive
+from xtarfs.reading.reader import Archive
 from xtarfs.source import Source
-from xtarfs.verify import verify
 
 from .damaging import CHUNK, Sample, flipped, make_sample, opened, read_all, sample_tree
 

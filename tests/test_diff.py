@@ -1,4 +1,4 @@
-"""`xtarfs.diff`: every kind of difference is named, and nothing else is."""
+"""`xtarfs.checking.diff`: every kind of difference is named, and nothing else is."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.build import Options, build
-from xtarfs.diff import Difference, diff
+from builder.building.build import Options, build
+from xtarfs.checking.diff import Difference, diff
 from xtarfs.errors import UsageError
-from xtarfs.reader import Archive
+from xtarfs.reading.reader import Archive
 
 from . import trees
 

@@ -31,6 +31,8 @@ def test_a_closed_output_is_no_trouble() -> None:
 
 
 def test_nothing_that_takes_time_is_imported_where_ctrl_c_is_not_caught() -> None:
-    script = "import sys, builder.entry; print(*{'argparse', 'json', 'msgspec', 'builder.cli'} & set(sys.modules))"
+    script = (
+        "import sys, builder.entry; print(*{'argparse', 'json', 'msgspec', 'builder.commands.cli'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

@@ -1,4 +1,4 @@
-"""`xtarfs.extract`: all comes back, nothing lands outside, nothing is half-written, damage stays where it is."""
+"""`restoring.extract`: all comes back, nothing lands outside, nothing is half-written, damage stays where it is."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from typing import Any
 
 import pytest
 
-from builder.build import Options, build
-from xtarfs import restore
-from xtarfs.attributes import Owners
+from builder.building.build import Options, build
 from xtarfs.errors import DamagedError, FormatError, NotFound, UsageError, XtarError
-from xtarfs.extract import extract
 from xtarfs.format.records import DIRECTORY, FILE, SYMLINK, Record, new_record
-from xtarfs.reader import Archive
-from xtarfs.results import ExtractOptions, ExtractResult
-from xtarfs.tree import Node
+from xtarfs.reading.reader import Archive
+from xtarfs.reading.tree import Node
+from xtarfs.restoring import restore
+from xtarfs.restoring.attributes import Owners
+from xtarfs.restoring.extract import extract
+from xtarfs.restoring.results import ExtractOptions, ExtractResult
 
 from . import trees
 
@@ -117,7 +117,7 @@ def test_owners_by_name_by_number_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     os.chown(tree / "unknown", 54321, 54321)
     os.chmod(tree / "unknown", 0o6755)
     archive = pack(tree)
-    monkeypatch.setattr("xtarfs.attributes._uid", {"daemon": 4711}.get)
+    monkeypatch.setattr("xtarfs.restoring.attributes._uid", {"daemon": 4711}.get)
 
     def owner(path: str) -> tuple[int, int]:
         attributes = (tmp_path / path).stat()
@@ -215,9 +215,9 @@ def test_a_hole_that_is_none_is_written(tmp_path: Path) -> None:
 # Loads everything before it becomes nobody, who may not be able to read the project's folder or Python's.
 AS_USER = """
 import os, pickle, select, sys, tempfile
-from xtarfs.reader import Archive
-from xtarfs.extract import extract
-from xtarfs.results import ExtractOptions
+from xtarfs.reading.reader import Archive
+from xtarfs.restoring.extract import extract
+from xtarfs.restoring.results import ExtractOptions
 with Archive.open(sys.argv[1]) as archive, tempfile.TemporaryDirectory() as folder:
     extract(archive, folder, [b"kinds", b"sizes"], ExtractOptions())
 os.setgroups([])
@@ -691,9 +691,9 @@ def test_a_full_disk(tmp_path: Path, jobs: int) -> None:
 
 INTERRUPTED = """
 import signal, sys
-from xtarfs.reader import Archive
-from xtarfs.extract import extract
-from xtarfs.results import ExtractOptions
+from xtarfs.reading.reader import Archive
+from xtarfs.restoring.extract import extract
+from xtarfs.restoring.results import ExtractOptions
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with Archive.open(sys.argv[1]) as archive:
@@ -778,9 +778,9 @@ def test_progress_adds_up(archive: Path, menagerie: Path, tmp_path: Path) -> Non
 
 MEASURED = """
 import resource, sys
-from xtarfs.reader import Archive
-from xtarfs.extract import extract
-from xtarfs.results import ExtractOptions
+from xtarfs.reading.reader import Archive
+from xtarfs.restoring.extract import extract
+from xtarfs.restoring.results import ExtractOptions
 with Archive.open(sys.argv[1]) as archive:
     result = extract(archive, sys.argv[2], [], ExtractOptions())
     assert result.complete

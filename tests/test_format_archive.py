@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.build import Options, build
-from builder.compress import Settings
+from builder.building.build import Options, build
+from builder.writing.compress import Settings
 
 from . import trees
 

@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from builder.build import Options, build
-from builder.compress import Settings
+from builder.building.build import Options, build
+from builder.writing.compress import Settings
 from xtarfs.format import intro, locator, records, tar
 
 from . import second_reader, trees

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from builder.merge import merge
-from builder.prune import prune
-from builder.retention import Policy
-from xtarfs import history
+from builder.chains.merge import merge
+from builder.chains.prune import prune
+from builder.chains.retention import Policy
 from xtarfs.errors import UsageError
-from xtarfs.history import History
+from xtarfs.filesystem import history
+from xtarfs.filesystem.history import History
 
 from . import trees
 from .chains import DAY, FIRST_DAY, Chain, add_copy, begin, edit, make_chain, rename, touch

@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from builder.build import Options, build
-from xtarfs import shelf
+from builder.building.build import Options, build
 from xtarfs.errors import DamagedError, ElsewhereError
 from xtarfs.format.records import Elsewhere, Part
-from xtarfs.holders import identify, located
-from xtarfs.reader import Archive
-from xtarfs.tree import Node
+from xtarfs.reading import shelf
+from xtarfs.reading.holders import identify, located
+from xtarfs.reading.reader import Archive
+from xtarfs.reading.tree import Node
 
 CONTENT = os.urandom(1 << 16) + b"text " * 40_000  # several chunks, some of which pack
 

@@ -14,14 +14,14 @@ from contextlib import contextmanager, suppress
 import msgspec
 import pytest
 
+from xtarfs.checking.verify import verify
 from xtarfs.errors import XtarError
 from xtarfs.format import codec, locator, structure, tar
 from xtarfs.format.locator import Locator, Place
 from xtarfs.format.records import DEFLATE, DIRECTORY, FIFO, FILE, Header, Record, Structure, new_record
 from xtarfs.format.tar import Mark
-from xtarfs.reader import Archive
+from xtarfs.reading.reader import Archive
 from xtarfs.source import Source
-from xtarfs.verify import verify
 
 from .damaging import opened
 

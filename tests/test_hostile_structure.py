@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from builder.build import Options, build
+from builder.building.build import Options, build
 from xtarfs.errors import FormatError, NotAnArchive
 from xtarfs.format import locator, records, tar
 from xtarfs.format.records import DIRECTORY, Structure, new_record
-from xtarfs.reader import Archive
-from xtarfs.tree import StructuredDirectory
+from xtarfs.reading.reader import Archive
+from xtarfs.reading.tree import StructuredDirectory
 
 from . import trees
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from builder.identities import Identities, Identity
-from builder.origin import OriginLog
+from builder.scanning.identities import Identities, Identity
+from builder.writing.origin import OriginLog
 from xtarfs.format.locator import Place
 from xtarfs.format.structure import HEAD_SIZE, block_length
 from xtarfs.source import Source

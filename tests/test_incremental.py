@@ -18,16 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xtarfs
-from builder import files, identities, incremental
-from builder.build import Options, build, survey
-from builder.cli import main
-from builder.compress import SEGMENT
-from builder.summary import ATTRIBUTES, CHANGED, GONE, MOVED, NEW, UNCHANGED, describe
-from builder.write import Result
+from builder.building.build import Options, build, survey
+from builder.building.summary import ATTRIBUTES, CHANGED, GONE, MOVED, NEW, UNCHANGED, describe
+from builder.building.write import Result
+from builder.commands.cli import main
+from builder.scanning import identities, incremental
+from builder.writing import files
+from builder.writing.compress import SEGMENT
 from xtarfs.errors import UsageError
-from xtarfs.extract import ExtractOptions, extract
 from xtarfs.format.locator import Locator
 from xtarfs.format.records import Record
+from xtarfs.restoring.extract import ExtractOptions, extract
 
 from . import second_reader, trees
 
@@ -345,7 +346,7 @@ def test_a_file_that_changed_while_it_was_read_is_compared(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(files, "_has_changed", lambda fd, before: before.st_size == len(CONTENTS["noise"]))
-        patch.setattr("builder.packer._core", None)  # it looks for itself
+        patch.setattr("builder.writing.packer._core", None)  # it looks for itself
         assert [path for path, _ in copy(source, 1).problems] == [b"noise"]
     opened.clear()
     assert copy(source, 2, base=1).problems == []
@@ -414,7 +415,7 @@ def test_a_folder_that_cannot_be_read_any_more(source: Path) -> None:
 
 
 def files_from(*paths: bytes) -> object:
-    from builder.scan import Selection
+    from builder.scanning.scan import Selection
 
     return Selection(only=list(paths))
 
@@ -574,7 +575,7 @@ def test_a_chain_too_long_for_its_locator(source: Path, monkeypatch: pytest.Monk
 KILLED = """
 import os, signal, sys
 from xtarfs import draft
-from builder import output
+from builder.writing import output
 left = int(sys.argv.pop(1))
 def counted(function):
     def run(*arguments, **options):
@@ -588,7 +589,7 @@ output._BUFFER = 4096
 for name in ("write_at", "commit", "_publish", "_link"):
     setattr(draft.Draft, name, counted(getattr(draft.Draft, name)))
 os.fsync, os.rename, os.link = map(counted, (os.fsync, os.rename, os.link))
-from builder.cli import main
+from builder.commands.cli import main
 sys.exit(main())
 """
 

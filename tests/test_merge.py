@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from builder.build import Options, build
-from builder.merge import merge, write_copy
-from builder.output import Output
-from xtarfs.copies import read_copy
+from builder.building.build import Options, build
+from builder.chains.merge import merge, write_copy
+from builder.writing.output import Output
+from xtarfs.checking.verify import verify
 from xtarfs.errors import XtarError
 from xtarfs.format.locator import Base
 from xtarfs.format.records import holders_of
-from xtarfs.protect import protect
-from xtarfs.reader import Archive
-from xtarfs.verify import verify
+from xtarfs.parity.protect import protect
+from xtarfs.reading.copies import read_copy
+from xtarfs.reading.reader import Archive
 
 from . import trees
 from .chains import CHANGES, DAY, FIRST_DAY, Chain, add_copy, make_chain, restored

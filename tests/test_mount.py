@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.build import Options, build
-from xtarfs.reader import Archive
+from builder.building.build import Options, build
+from xtarfs.reading.reader import Archive
 
 from . import trees
 from .mounting import failure, live

@@ -22,12 +22,13 @@ from typing import Any
 
 import pytest
 
-import xtarfs.engine as engine_module
+import xtarfs.mounting.engine as engine_module
 from tests.memory_fs import CHUNK, MemoryFS, Node
 from tests.mounting import ROOT, failure, gone, until
 from xtarfs.errors import MountError
-from xtarfs.mount import mount, unmount
-from xtarfs.mount_options import libfuse_options, parse_options
+from xtarfs.filesystem.mount_options import parse_options
+from xtarfs.mounting.engine import libfuse_options
+from xtarfs.mounting.mount import mount, unmount
 
 ODD_NAMES = [
     b"\xff\xfe not utf-8", "grün".encode(), b"new\nline", b"-dash", b" ", b"a,b\\c", b"%s", b"x" * 255,
@@ -467,7 +468,7 @@ def test_idle_timeout_sees_use_that_the_kernel_answers(mounted: Mounter) -> None
 FOREGROUND = """
 import sys
 from tests.memory_fs import MemoryFS
-from xtarfs.mount import mount
+from xtarfs.mounting.mount import mount
 def opened():
     filesystem = MemoryFS()
     filesystem.close = lambda: print("closed", flush=True)
@@ -565,8 +566,8 @@ def test_what_libfuse_says_is_in_the_line(libfuse: str, tmp_path: Path, monkeypa
 def in_namespace(prepare: str, tmp_path: Path, *, user: bool = False, options: str = "", compiled: bool = True) -> str:
     """The error of a mount tried where /dev or /lib look different. `prepare` is run by sh in that place."""
     script = (
-        "import os, sys; from tests.memory_fs import MemoryFS; from xtarfs.mount import mount, unmount\n"
-        "from xtarfs.engine import load_engine\n"
+        "import os, sys; from tests.memory_fs import MemoryFS; from xtarfs.mounting.mount import mount, unmount\n"
+        "from xtarfs.mounting.engine import load_engine\n"
         f"if not {compiled}: sys.modules['xtarfs.native.loop'] = None\n"
         f"if {user}:\n"  # loads everything before it becomes nobody, who may not be able to read the project's folder
         "    load_engine(); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"

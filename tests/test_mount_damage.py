@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import pytest
 
-from builder.build import Options, build
+from builder.building.build import Options, build
+from xtarfs.filesystem.vfs import FileSystem
 from xtarfs.format import chunks
 from xtarfs.format.member import method_of
-from xtarfs.reader import Archive
-from xtarfs.vfs import FileSystem
+from xtarfs.reading.reader import Archive
 
 from . import trees
 from .mounting import failure, live

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.build import Options, build
+from builder.building.build import Options, build
 
 from . import trees
 from .mounting import live, servers

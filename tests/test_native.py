@@ -22,16 +22,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.build import Options, build
+from builder.building.build import Options, build
 from xtarfs.errors import FormatError
+from xtarfs.filesystem.vfs import FileSystem, _attributes
 from xtarfs.format import records, structure
 from xtarfs.format.codec import crc32
 from xtarfs.format.records import FILE, Record, new_record
-from xtarfs.mount import mount, unmount
+from xtarfs.mounting.mount import mount, unmount
 from xtarfs.native import loop
-from xtarfs.reader import Archive
-from xtarfs.tree import Node, StructuredDirectory
-from xtarfs.vfs import FileSystem, _attributes
+from xtarfs.reading.reader import Archive
+from xtarfs.reading.tree import Node, StructuredDirectory
 
 from . import trees
 from .memory_fs import MemoryFS

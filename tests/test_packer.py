@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder import _packer, compress
-from builder.build import Options, build
-from builder.compress import Settings
+from builder import _packer
+from builder.building.build import Options, build
+from builder.writing import compress
+from builder.writing.compress import Settings
 
 from . import trees
 
@@ -29,8 +30,8 @@ def both(source: Path, tmp_path: Path, settings: Settings) -> tuple[bytes, bytes
     archives = []
     for core in (_packer, None):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("builder.packer._core", core)
-            patch.setattr("builder.compress._core", core)
+            patch.setattr("builder.writing.packer._core", core)
+            patch.setattr("builder.writing.compress._core", core)
             path = tmp_path / f"{core is None}.xtar"
             assert build(str(source), str(path), Options(settings, force=True)).problems == []
             archives.append(path.read_bytes())
@@ -76,7 +77,7 @@ def test_segments_do_not_depend_on_the_core(
     data = b"".join(bytes(random.Random(seed).choices(letters, k=size)) for letters, size, seed in stretches) or b"x"
     compiled = compress.pack_segment(data, chunk_size, level, final=final, deflate=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("builder.compress._core", None)
+        patch.setattr("builder.writing.compress._core", None)
         assert compress.pack_segment(data, chunk_size, level, final=final, deflate=True) == compiled
     assert zlib.decompressobj(-15).decompress(compiled.data) == data
     ends = list(accumulate(compiled.sizes))
@@ -107,7 +108,7 @@ def test_plain_files_need_no_python(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def refuse(*_: object) -> None:
         raise AssertionError("a plain file was left to Python")
 
-    monkeypatch.setattr("builder.packer.store_small", refuse)
+    monkeypatch.setattr("builder.writing.packer.store_small", refuse)
     assert build(str(source), str(tmp_path / "out.xtar"), Options()).files == 40
 
 

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder.build import Options, build
-from xtarfs.align import survey
+from builder.building.build import Options, build
 from xtarfs.errors import DamagedError, SourceError, UsageError, XtarError
 from xtarfs.format.parity import (
     BLOCK,
@@ -32,11 +31,12 @@ from xtarfs.format.parity import (
     parse_sheet,
     plan,
 )
-from xtarfs.heal import HealingSource, rebuild
-from xtarfs.parity import open_parity
-from xtarfs.protect import protect
-from xtarfs.repair import RepairResult, repair
-from xtarfs.shards import Encoder, isal
+from xtarfs.parity.align import survey
+from xtarfs.parity.heal import HealingSource, rebuild
+from xtarfs.parity.parity_file import open_parity
+from xtarfs.parity.protect import protect
+from xtarfs.parity.shards import Encoder, isal
+from xtarfs.recovery.repair import RepairResult, repair
 from xtarfs.source import FileSource, Source
 
 PERCENTS = (1, 2, 5, 10, 33, 50, 100)
@@ -722,7 +722,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
         for seed in range(24):
             file.write(content(10_000_000, seed))
     script = (
-        "import resource, sys; from xtarfs.protect import protect; from xtarfs.repair import repair\n"
+        "import resource, sys; from xtarfs.parity.protect import protect; from xtarfs.recovery.repair import repair\n"
         "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "protect(sys.argv[1], 5, lambda size, total=0: None, jobs=2)\n"
         "file = open(sys.argv[1], 'r+b')\n"

@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 
-from builder.build import Options, build
-from builder.merge import merge
-from builder.prune import prune
-from builder.prune_plan import Plan
-from builder.retention import Policy, reasons
-from xtarfs.copies import read_copy
+from builder.building.build import Options, build
+from builder.chains.merge import merge
+from builder.chains.prune import prune
+from builder.chains.prune_plan import Plan
+from builder.chains.retention import Policy, reasons
 from xtarfs.errors import XtarError
 from xtarfs.format.records import holders_of
-from xtarfs.opening import with_parity
-from xtarfs.protect import protect
-from xtarfs.reader import Archive
+from xtarfs.parity.protect import protect
+from xtarfs.reading.copies import read_copy
+from xtarfs.reading.opening import with_parity
+from xtarfs.reading.reader import Archive
 from xtarfs.source import FileSource
 
 from . import trees
@@ -443,7 +443,7 @@ def test_a_failure_leaves_no_trace(own: Chain, monkeypatch: pytest.MonkeyPatch) 
     def fail(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("builder.rewrite._require_sound", fail)
+    monkeypatch.setattr("builder.chains.rewrite._require_sound", fail)
     before = {archive: archive.read_bytes() for archive in own.archives}
     with pytest.raises(KeyboardInterrupt):
         prune(str(own.folder), Policy(last=1))
@@ -478,7 +478,7 @@ def test_file_systems_without_links_and_modes(own: Chain, monkeypatch: pytest.Mo
 
 
 def test_an_archive_that_was_made_meanwhile_and_needs_what_goes(own: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    from builder import rewrite
+    from builder.chains import rewrite
 
     require_sound = rewrite._require_sound
 

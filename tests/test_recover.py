@@ -17,15 +17,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder.build import Options, build
-from builder.cli import main
-from builder.compress import Settings
-from xtarfs.carve import Patient
+from builder.building.build import Options, build
+from builder.commands.cli import main
+from builder.writing.compress import Settings
 from xtarfs.errors import NotAnArchive, SourceError
 from xtarfs.format import structure, tar
 from xtarfs.format.zip import CENTRAL_SIGNATURE, LOCAL_SIGNATURE
-from xtarfs.reader import Archive
-from xtarfs.recover import Recovered, RecoverResult, recover, salvage
+from xtarfs.reading.reader import Archive
+from xtarfs.recovery.carve import Patient
+from xtarfs.recovery.recover import Recovered, RecoverResult, recover, salvage
 
 from . import trees
 from .damaging import MemorySource

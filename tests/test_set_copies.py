@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from builder.build import Options, build
-from builder.merge import merge
-from builder.prune import prune
-from builder.retention import Policy
-from builder.volumes import build_volumes
-from xtarfs.copies import read_copy
+from builder.building.build import Options, build
+from builder.chains.merge import merge
+from builder.chains.prune import prune
+from builder.chains.retention import Policy
+from builder.volumes.spread import build_volumes
 from xtarfs.errors import XtarError
-from xtarfs.history import History
-from xtarfs.protect import protect
+from xtarfs.filesystem.history import History
+from xtarfs.parity.protect import protect
+from xtarfs.reading.copies import read_copy
 
 from . import trees
 from .chains import DAY, FIRST_DAY, begin, edit, restored

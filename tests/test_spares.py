@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from xtarfs.errors import DamagedError, UsageError
-from xtarfs.repair_set import SetRepair, repair_set
+from xtarfs.recovery.repair_set import SetRepair, repair_set
 
 from . import trees
 from .volume_sets import build_set, run, varied_tree

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.build import Options, build
-from builder.save import save
-from xtarfs.apply import Outcome, apply
+from builder.building.build import Options, build
+from builder.building.save import save
 from xtarfs.errors import FormatError
 from xtarfs.format import mtree
-from xtarfs.structure_file import Entry, StructureFile
+from xtarfs.restoring.apply import Outcome, apply
+from xtarfs.restoring.structure_file import Entry, StructureFile
 
 from . import trees
 from .mounting import XTAR, environment, xtar
@@ -390,7 +390,7 @@ def test_what_is_something_else_is_left_alone(tree: Path, structure: Path) -> No
 # Loads everything before it becomes nobody, who may not be able to read the project's folder or Python's.
 AS_NOBODY = """
 import os, sys
-from builder.cli import main
+from builder.commands.cli import main
 main(["struct", "apply", sys.argv[1], sys.argv[2], "--dry-run"])
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.exit(main(["struct", "apply", sys.argv[1], sys.argv[2]]))

@@ -10,17 +10,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from builder.build import Options, build
-from builder.layout import Layout
-from builder.output import Output
-from builder.transfer import Held, copy_file, read_table
-from xtarfs.content import Content, content_cache
+from builder.building.build import Options, build
+from builder.chains.transfer import Held, copy_file, read_table
+from builder.writing.layout import Layout
+from builder.writing.output import Output
 from xtarfs.errors import DamagedError
 from xtarfs.format import chunks, codec, member
 from xtarfs.format.records import DEFLATE
 from xtarfs.format.tar import Mark
-from xtarfs.reader import Archive
-from xtarfs.tree import Node
+from xtarfs.reading.content import Content, content_cache
+from xtarfs.reading.reader import Archive
+from xtarfs.reading.tree import Node
 
 from . import trees
 from .damaging import MemorySource

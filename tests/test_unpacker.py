@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from builder.build import Options, build
-from builder.compress import Settings
+from builder.building.build import Options, build
+from builder.writing.compress import Settings
 from xtarfs import _unpacker
-from xtarfs.check import Item, check_member
-from xtarfs.extract import ExtractOptions, extract
+from xtarfs.checking.check import Item, check_member
+from xtarfs.checking.verify import Damage, verify
 from xtarfs.format import tar
-from xtarfs.reader import Archive
-from xtarfs.tree import StructuredDirectory
-from xtarfs.verify import Damage, verify
+from xtarfs.reading.reader import Archive
+from xtarfs.reading.tree import StructuredDirectory
+from xtarfs.restoring.extract import ExtractOptions, extract
 
 from . import trees
 from .damaging import Sample, flipped, make_sample, opened, sample_tree
@@ -108,14 +108,14 @@ def test_python_agrees_on_flipped_bytes(sample: Sample, monkeypatch: pytest.Monk
     rng = random.Random(5)
     changed = [flipped(sample.data, rng.randrange(len(sample.data))) for _ in range(150)]
     compiled = [damage(data) for data in changed]
-    monkeypatch.setattr("xtarfs.check._core", None)
+    monkeypatch.setattr("xtarfs.checking.check._core", None)
     assert compiled == [damage(data) for data in changed]
     assert all(compiled)
 
 
 def test_python_restores_the_same(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, core in (("compiled", _unpacker), ("interpreted", None)):
-        monkeypatch.setattr("xtarfs.bulk._core", core)
+        monkeypatch.setattr("xtarfs.restoring.bulk._core", core)
         with Archive.open(str(archive)) as opened_archive:
             assert extract(opened_archive, str(tmp_path / name), [], ExtractOptions()).complete
     first, second = tmp_path / "compiled", tmp_path / "interpreted"
@@ -144,7 +144,7 @@ def test_nothing_is_left_of_what_was_not_restored(flat: tuple[bytes, list[Item]]
 RESTORED_IN_LITTLE_MEMORY = """
 import os, resource, sys
 from xtarfs import _unpacker
-from xtarfs.reader import Archive
+from xtarfs.reading.reader import Archive
 
 with Archive.open(sys.argv[1]) as archive:
     job = (archive.lookup(b"large"), os.open(sys.argv[2], os.O_RDONLY), b"large", os.geteuid(), os.getegid())

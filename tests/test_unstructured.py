@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 
 import xtarfs
-from builder.build import Options, build
+from builder.building.build import Options, build
 from xtarfs.errors import DamagedError, ElsewhereError, NotAnArchive, SourceError, XtarError
-from xtarfs.reader import Archive
-from xtarfs.tree import Node
+from xtarfs.reading.reader import Archive
+from xtarfs.reading.tree import Node
 
 from . import trees
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from builder.build import Options, build
-from builder.compress import Settings
+from builder.building.build import Options, build
+from builder.writing.compress import Settings
+from xtarfs.checking.verify import Damage, VerifyResult, verify
 from xtarfs.errors import SourceError, XtarError
 from xtarfs.fork import Helper
 from xtarfs.format import codec, tar
 from xtarfs.format.records import DIRECTORY, FILE
-from xtarfs.reader import Archive
-from xtarfs.verify import Damage, VerifyResult, verify
+from xtarfs.reading.reader import Archive
 
 from . import trees
 from .damaging import CHUNK, Sample, flipped, make_sample, opened, sample_tree
@@ -53,7 +53,7 @@ def test_a_sound_archive(
     archive: Path, menagerie: Path, jobs: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not compiled:
-        monkeypatch.setattr("xtarfs.check._core", None)
+        monkeypatch.setattr("xtarfs.checking.check._core", None)
     with Archive.open(str(archive)) as open_archive:
         assert open_archive.source.size > 4 << 20  # so that processes are forked where nothing is compiled
         steps: list[int] = []
@@ -270,7 +270,7 @@ def test_memory_does_not_grow_with_a_file(tmp_path: Path) -> None:
     trees.sparse(tmp_path / "tree" / "huge", 1 << 30, {0: trees.noise(20 << 20)})
     build(str(tmp_path / "tree"), str(tmp_path / "x.xtar"), Options())
     script = (
-        "import re, sys; from xtarfs.reader import Archive; from xtarfs.verify import verify\n"
+        "import re, sys; from xtarfs.reading.reader import Archive; from xtarfs.checking.verify import verify\n"
         "result = verify(Archive.open(sys.argv[1]), jobs=1); assert not result.damaged\n"
         "print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
     )

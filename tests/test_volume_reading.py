@@ -13,18 +13,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from xtarfs import shelf
+from xtarfs.checking.verify_set import verify_set
 from xtarfs.errors import DamagedError, ElsewhereError
-from xtarfs.extract import ExtractOptions, extract
+from xtarfs.filesystem.vfs import FileSystem
 from xtarfs.format import tar
 from xtarfs.format.locator import Place, pack
 from xtarfs.format.member import own_member
 from xtarfs.format.records import FILE, Record, Structure
-from xtarfs.reader import Archive
-from xtarfs.sets import SetDirectory, SetTree
-from xtarfs.tree import Node
-from xtarfs.verify_set import verify_set
-from xtarfs.vfs import FileSystem
+from xtarfs.reading import shelf
+from xtarfs.reading.reader import Archive
+from xtarfs.reading.sets import SetDirectory, SetTree
+from xtarfs.reading.tree import Node
+from xtarfs.restoring.extract import ExtractOptions, extract
 
 from . import trees
 from .mounting import failure, live, until, xtar

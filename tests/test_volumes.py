@@ -12,18 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder import volumes as builder_volumes
-from builder.build import Options, build
-from builder.compress import Settings
-from builder.volumes import build_volumes
+from builder.building.build import Options, build
+from builder.volumes import spread
+from builder.volumes.spread import build_volumes
+from builder.writing.compress import Settings
+from xtarfs.checking.verify import verify
+from xtarfs.checking.verify_set import verify_set
 from xtarfs.draft import Draft
 from xtarfs.errors import BuildError, UsageError
-from xtarfs.extract import ExtractOptions, extract
 from xtarfs.format.records import FILE
-from xtarfs.reader import Archive
-from xtarfs.sets import SetTree
-from xtarfs.verify import verify
-from xtarfs.verify_set import verify_set
+from xtarfs.reading.reader import Archive
+from xtarfs.reading.sets import SetTree
+from xtarfs.restoring.extract import ExtractOptions, extract
 
 from . import trees
 from .second_reader import Reader
@@ -307,7 +307,7 @@ def test_bad_input_is_one_line(
 
 
 def test_too_many_volumes(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builder_volumes, "MOST_VOLUMES", 3)
+    monkeypatch.setattr(spread, "MOST_VOLUMES", 3)
     with pytest.raises(UsageError, match="3 is the most"):
         build_set(tree, tmp_path / "name.xtar")
     assert list(tmp_path.iterdir()) == []

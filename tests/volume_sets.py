@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from builder.build import Options
-from builder.cli import main
-from builder.compress import Settings
-from builder.volumes import build_volumes
+from builder.building.build import Options
+from builder.commands.cli import main
+from builder.volumes.spread import build_volumes
+from builder.writing.compress import Settings
 
 from . import trees
 

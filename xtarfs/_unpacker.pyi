@@ -1,7 +1,7 @@
 """Types of unpacker.c."""
 
-from .check import Item
-from .tree import Node
+from .checking.check import Item
+from .reading.tree import Node
 
 def check(items: list[Item], raw: bytes, start: int) -> list[int]: ...
 

@@ -38,7 +38,7 @@ def xtarfs() -> NoReturn:
     """The mount helper `xtarfs`."""
 
     def load() -> Callable[[], int]:
-        from .cli import mount_helper
+        from .commands.cli import mount_helper
 
         return mount_helper
 

@@ -1,0 +1,1 @@
+"""Bytes to records and back; opens no file. Builder and reader use the same functions."""

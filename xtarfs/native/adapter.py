@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from lru import LRU
 
-from ..guard import Guard
-from ..mount_options import MountOptions, kept_seconds
-from ..vfs import FOREVER
+from ..filesystem.guard import Guard
+from ..filesystem.mount_options import MountOptions, kept_seconds
+from ..filesystem.vfs import FOREVER
 from .attach import attach, detach, only_owner_and_root
 from .packed import packed
 
 if TYPE_CHECKING:
-    from ..vfs import Attributes, View
+    from ..filesystem.vfs import Attributes, View
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -12,8 +12,7 @@ import stat
 import subprocess
 
 from ..errors import MountError
-from ..fuse_adapter import escaped
-from ..mount_options import MountOptions, shown
+from ..filesystem.mount_options import MountOptions, escaped, shown
 
 _DEVICE = "/dev/fuse"
 _READ_ONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8  # flags of mount(2)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from ..tree import StructuredDirectory, Tree
-from ..vfs import FileSystem
+from ..filesystem.vfs import FileSystem
+from ..reading.tree import StructuredDirectory, Tree
 
 
 class Packed(NamedTuple):

@@ -1,0 +1,1 @@
+"""When the files of a tree changed, in groups, and pictures of it."""

@@ -1,0 +1,1 @@
+"""From a folder to an archive: the plan, packing ahead, the one pass that writes."""

@@ -1,0 +1,1 @@
+"""Sets of volumes: what goes where, one volume, files cut into parts, the catalogue of all."""

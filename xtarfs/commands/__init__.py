@@ -1,0 +1,1 @@
+"""Command lines of the reading half, and what `list` and `info` print."""

@@ -1,0 +1,1 @@
+"""What an archive, or a folder of archives, looks like as a file system; no FUSE binding in it."""

@@ -1,0 +1,1 @@
+"""From an archive, or several, to records by path and verified bytes."""

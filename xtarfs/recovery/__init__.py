@@ -1,0 +1,1 @@
+"""What a damaged archive still holds: recover without parity, repair with it."""

@@ -1,0 +1,1 @@
+"""From records to files on disk: extract, and `xtar struct apply`."""
