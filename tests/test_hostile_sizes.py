@@ -37,7 +37,7 @@ def cheaply() -> Iterator[None]:
     try:
         yield
         assert tracemalloc.get_traced_memory()[1] < 80 << 20
-        assert time.process_time() - begin < 5  # of its own, however busy the machine is
+        assert time.process_time() - begin < 30  # of its own; what is counted by hand would take hours
     finally:
         tracemalloc.stop()
 
