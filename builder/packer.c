@@ -14,7 +14,7 @@ extended attributes or holes, changed while it was read, unreadable, or too long
 #include <sys/xattr.h>
 #include <unistd.h>
 
-enum { LARGEST_FILE = 1 << 20, MIN_CHUNK = 4096, MOST_CHUNKS = LARGEST_FILE / MIN_CHUNK };
+enum { LARGEST_FILE = 1 << 20, MIN_CHUNK = 4096, MOST_CHUNKS = LARGEST_FILE / MIN_CHUNK, MOST_IDLE = 8 };
 
 /* Sync flush and full flush, behind every chunk but the last. */
 static const uint8_t CHUNK_END[9] = "\0\0\xff\xff\0\0\0\xff\xff";
@@ -84,12 +84,16 @@ static Bench *new_bench(const Settings *settings) {
 }
 
 static Bench *take_bench(const Settings *settings) {
-    Bench *bench = idle;
-    if (bench) {
-        idle = bench->next;
-        if (!memcmp(&bench->settings, settings, sizeof *settings))
+    Bench **link = &idle, *bench = idle;
+    for (int seen = 1; bench; seen++, link = &bench->next, bench = *link) {
+        bool fits = !memcmp(&bench->settings, settings, sizeof *settings);
+        if (!fits && seen < MOST_IDLE)
+            continue;
+        *link = bench->next;
+        if (fits)
             return bench;
         free_bench(bench);
+        break;
     }
     return new_bench(settings);
 }

@@ -23,7 +23,10 @@ SEGMENT = 1 << 20  # bytes of a file that are read and packed as one piece of wo
 MAX_CHUNKS = 1 << 22  # bounds a chunk table at 48 MiB; a larger file gets larger chunks
 MAX_HOLES = 4096  # bounds a record's line; smaller holes of a file that has more are stored as zeros
 
-_LEVELS = (1, 2, 4, 6, 7, 8, 9, 10, 12)  # libdeflate's for levels 1 to 9; figures in docs/decisions.md
+# libdeflate's for levels 1 to 9, and for files larger than a segment, which lose most by being cut into chunks; figures
+# in docs/decisions.md
+_LEVELS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
+_SEGMENT_LEVELS = (1, 2, 4, 6, 7, 8, 9, 10, 12)
 DEFAULT_LEVEL, MAX_LEVEL = 5, 9
 STORED_CHUNK = 4096  # nothing is gained by larger ones where nothing is packed, and a bad sector costs less
 _SAMPLES = 16
@@ -39,8 +42,13 @@ class Settings:
 
     @property
     def engine_level(self) -> int:
-        """libdeflate's level."""
+        """libdeflate's level for a file that is packed at once."""
         return _LEVELS[self.level - 1]
+
+    @property
+    def segment_level(self) -> int:
+        """libdeflate's level for segments of a larger file."""
+        return _SEGMENT_LEVELS[self.level - 1]
 
     def chunk_size_for(self, size: int, deflate: bool) -> int:
         """The chunk size of a file of `size` bytes; 0 if it is not chunked."""

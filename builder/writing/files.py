@@ -294,7 +294,7 @@ class LargeFile:
                     compress.pack_segment,
                     data,
                     record.chunk or SEGMENT,
-                    self._settings.engine_level,
+                    self._settings.segment_level,
                     final=final,
                     deflate=record.method == DEFLATE,
                 )
