@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import resource
 import signal
@@ -106,11 +105,15 @@ def progress(what: str, total: int = 0, unit: str = "B") -> Iterator[Advance]:
 
 
 def print_json(document: Any) -> None:
+    import json  # here and below: most commands print none
+
     print(json.dumps(document, ensure_ascii=False))
 
 
 def print_json_list(key: str, rows: Iterable[Any], facts: Mapping[str, Any] | None = None) -> None:
     """`{FACTS, "key": [...]}` written row by row, so that a long list takes no memory."""
+    import json
+
     write = sys.stdout.write
     write("{" + "".join(f"{json.dumps(fact)}: {json.dumps(value)}, " for fact, value in (facts or {}).items()))
     write(f'"{key}": [')

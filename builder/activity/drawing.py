@@ -6,10 +6,11 @@ Across: time. Up: files of a group, logarithmic. A disc's area: the group's byte
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from xtarfs.console import human_size
 
@@ -36,8 +37,7 @@ _SCALE = 2  # a PNG has so many dots for each unit of the layout
 _MARGIN_TIME = 1800 * SECOND  # on both sides of a scene that lasts no time
 
 
-@dataclass(frozen=True, slots=True)
-class Disc:
+class Disc(Struct, frozen=True):
     x: float
     y: float
     radius: float
@@ -45,8 +45,7 @@ class Disc:
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     x1: float
     y1: float
     x2: float
@@ -55,8 +54,7 @@ class Line:
     width: float = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Struct, frozen=True):
     """anchor: `start`, `middle` or `end` of the text is at x; y is its baseline."""
 
     x: float

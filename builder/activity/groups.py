@@ -7,10 +7,11 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, nlargest
 from itertools import islice
 from operator import sub
+
+from msgspec import Struct
 
 from .changes import Changes
 
@@ -19,8 +20,7 @@ _MOST_FOLDERS = _MOST_KINDS = 5
 _LEAST_SHARE = 0.05  # of a group's files, for a folder to be named
 
 
-@dataclass(frozen=True, slots=True)
-class ChangedFile:
+class ChangedFile(Struct, frozen=True):
     """A path below the root, the file's bytes, and when it changed, in nanoseconds since 1970."""
 
     path: bytes
@@ -28,8 +28,7 @@ class ChangedFile:
     time: int
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """Files that changed one after the other, no gap being longer than the radius. Times in nanoseconds since 1970.
 
     size: bytes in all. folders: where, each with the number of files in it or below it but in no deeper folder of the

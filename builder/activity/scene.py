@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from itertools import islice
+
+from msgspec import Struct
 
 from xtarfs.console import human_size
 from xtarfs.text import escape
@@ -17,8 +18,7 @@ _ELSEWHERE = "#8a8a8a"
 _LEAST_SHARE = 0.002  # of all bytes and of all files together, for a folder to have a colour
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(Struct, frozen=True):
     """A folder of the legend. path: None for what lies in none of the others."""
 
     path: bytes | None
@@ -29,16 +29,14 @@ class Lane:
         return "elsewhere or several" if self.path is None else escape(self.path) or "the folder itself"
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """A group, and the number of its lane."""
 
     group: Group
     lane: int
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
+class Scene(Struct, frozen=True):
     """A picture before it is drawn. marks: what lies elsewhere first, then the group with the most bytes."""
 
     title: str

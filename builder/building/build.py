@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from xtarfs.errors import BuildError, UsageError
 
@@ -23,8 +24,7 @@ from .summary import Summary
 from .write import ArchiveWriter, Result, Setup
 
 
-@dataclass(slots=True)
-class Options:
+class Options(Struct):
     """How to build. jobs: worker threads, 0 for one per processor. work_dir: where temporary data goes.
 
     base: the copy before, which unchanged files are left to; checksum: they are told by content, not by attributes.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from xtarfs.format import tar
 from xtarfs.format.records import FILE, TYPE_OF_BITS
@@ -16,8 +17,7 @@ from ..scanning.scan import Enter, Item, Leave, Step
 from ..writing.files import Job, Stored
 
 
-@dataclass(slots=True)
-class Work:
+class Work(Struct):
     """A step with its job and, for a small file, what became of it."""
 
     step: Step

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
+
+from msgspec import Struct, field
 
 from xtarfs.console import human_size
 from xtarfs.text import show
@@ -27,8 +28,7 @@ _SIZED = (NEW, CHANGED, GONE)
 _COMPARED = ("mode", "uid", "gid", "mtime", "xattrs")
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(Struct):
     """Files, and the bytes of content in them."""
 
     files: int = 0
@@ -39,8 +39,7 @@ class Tally:
         self.content += size
 
 
-@dataclass(slots=True)
-class Group:
+class Group(Struct):
     """Files that changed one after another, no gap being longer than an hour. Times in nanoseconds since 1970.
 
     content: bytes to store. reasons: how many files for each. folders: how many files in each, but in none too deep.
@@ -53,8 +52,7 @@ class Group:
     folders: Counter[bytes] = field(default_factory=Counter)
 
 
-@dataclass(slots=True)
-class Changes:
+class Changes(Struct):
     """tallies by reason; the newest groups, and how many more there were."""
 
     tallies: dict[str, Tally]

@@ -9,7 +9,8 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from xtarfs.format.records import holders_of
 from xtarfs.restoring.attributes import read_xattrs
@@ -27,8 +28,7 @@ from .plan import Planner
 from .summary import Changes, Summary
 
 
-@dataclass(slots=True)
-class Result:
+class Result(Struct):
     """What a build did. content: bytes in regular files; size: bytes of the archive; paths are below the source.
 
     changes: since the copy before, if there is one.
@@ -52,8 +52,7 @@ class Result:
         self.notices.append((path, reason))
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(Struct, frozen=True):
     """What stays the same for a whole build. tag: the six bytes that mark every member of the archive.
 
     base: the copy before; summary: told of what differs from it.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from xtarfs.errors import UsageError, XtarError
 from xtarfs.format import codec
@@ -29,8 +30,7 @@ LEFTOVER = ".before-prune"  # under NAME and this, a copy that is rewritten stay
 _PIECE = 1 << 20
 
 
-@dataclass(slots=True, eq=False)
-class Fate:
+class Fate(Struct, eq=False):
     """What becomes of a copy. why: the rules that keep it, or the archives that it is needed by or takes data from.
 
     lost: identifiers of archives that hold data of a copy to be rewritten, and that go or are rewritten themselves.
@@ -42,8 +42,7 @@ class Fate:
     lost: frozenset[str] = frozenset()
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(Struct):
     """fates: series by series, the newest copy first. rewrites: those to be rewritten, in the order to do it in.
 
     left_alone: files that are damaged or incomplete, and why.

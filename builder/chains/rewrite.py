@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from xtarfs.checking.verify import verify
 from xtarfs.errors import BuildError
@@ -23,8 +24,7 @@ from ..writing.output import Output
 from .merge import write_copy
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """What is to be done to a copy. lost: identifiers that it must no longer lead to; replaces: those in whose place
     it then stands; redundancy: per cent of parity, 0 for none.
     """

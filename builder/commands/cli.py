@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """The entry point of the command `xtar`; gives its exit code."""
-    return cli.main(argv, more=[_add_build, add_struct, add_activity, add_merge, add_prune], rebuild=_rebuild)
+    writing: dict[str, cli.Adder] = {
+        "build": _add_build,
+        "struct": add_struct,
+        "activity": add_activity,
+        "merge": add_merge,
+        "prune": add_prune,
+    }
+    return cli.main(argv, writing, _rebuild)
 
 
 def _add_build(commands: Commands) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from xtarfs.errors import NotAnArchive, UsageError, XtarError
 from xtarfs.format.locator import ROOM_FOR_LISTS, Base, Locator
@@ -30,8 +30,7 @@ _LENT = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Former:
+class Former(Struct, frozen=True):
     """A file of the copy before, its places counting from the begin of the archive that holds it.
 
     attributes: its record there. path: where it was; moved: that was another path.
@@ -48,8 +47,7 @@ class Former:
             setattr(record, name, getattr(self.record, name))
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(Struct, frozen=True):
     """What a file of the source may still be. known: a file had its path; certain: it is the first of `formers`."""
 
     formers: tuple[Former, ...] = ()

@@ -10,7 +10,8 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from xtarfs.errors import BuildError
 
@@ -35,8 +36,7 @@ class Folder:
         os.close(self.fd)
 
 
-@dataclass(slots=True)
-class Item:
+class Item(Struct):
     """One thing to store: its folder, name, whole path below the root, and attributes as first seen."""
 
     folder: Folder
@@ -45,24 +45,21 @@ class Item:
     stat: os.stat_result
 
 
-@dataclass(slots=True)
-class Enter:
+class Enter(Struct):
     """A directory begins. `item` is None for the root; `folder` is the directory itself."""
 
     item: Item | None
     folder: Folder
 
 
-@dataclass(slots=True)
-class Leave:
+class Leave(Struct):
     """The directory entered last that has not been left ends."""
 
 
 Step = Enter | Item | Leave
 
 
-@dataclass(slots=True)
-class Selection:
+class Selection(Struct):
     """What the user wants stored."""
 
     exclude: list[str] = field(default_factory=list)
@@ -190,8 +187,7 @@ class Scanner:
             self._problem(path, "is listed but does not exist")
 
 
-@dataclass(slots=True)
-class Census:
+class Census(Struct):
     """What one look over the tree tells before anything is stored.
 
     size: bytes of content. digest: over all names and attributes.

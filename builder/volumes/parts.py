@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from xtarfs.format import chunks, codec, member, tar, zip
 from xtarfs.format.member import method_of
@@ -26,8 +26,7 @@ MOST_PARTS = 10**_DIGITS - 1
 _LONGEST_STEM = member.MAX_NAME - len(_SEPARATOR) - _DIGITS - 24  # what is put behind a name to tell it from others
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """A stretch of a file. start, end: of its packed data in the archive; `ending` comes behind it.
 
     record: as a file of its own, `data` and `index` still to be filled in.

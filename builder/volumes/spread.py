@@ -10,8 +10,9 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import IO
+
+from msgspec import Struct
 
 from xtarfs.draft import Draft
 from xtarfs.errors import BuildError, UsageError
@@ -47,16 +48,14 @@ _POINTER, _LISTED = 12, 50  # bytes, packed: of a record's pointer into a volume
 _PIECE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Ends:
+class Ends(Struct, frozen=True):
     """Bytes of data that end a volume, set catalogue and origin together: in each, and in the last one beyond that."""
 
     each: int
     last: int
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(Struct):
     """The volumes as they will be. catalogue: data of the set's catalogue. facts: what their locators say of it."""
 
     limit: int

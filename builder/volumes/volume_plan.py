@@ -7,7 +7,8 @@ file comes to lie; then, with the set's catalogue made of that, into files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from xtarfs.format import chunks, member, tar, zip
 from xtarfs.format.records import FILE
@@ -21,8 +22,7 @@ from .placement import Piece, Placements
 from .volume import Volume
 
 
-@dataclass(slots=True)
-class _Open:
+class _Open(Struct):
     """A directory that is being gone through. placed: something of it is in a volume."""
 
     children: Iterator[Node | Cut]

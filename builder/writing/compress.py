@@ -9,7 +9,8 @@ import errno
 import os
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from xtarfs.format import codec
 from xtarfs.format.records import DEFLATE, STORE
@@ -33,8 +34,7 @@ _SAMPLES = 16
 _WORTHWHILE = 0.98  # a sample that packs to more than this share of its size promises nothing
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Struct, frozen=True):
     """level 1..9; chunk_size a multiple of 4,096."""
 
     level: int = DEFAULT_LEVEL
@@ -60,8 +60,7 @@ class Settings:
         return chunk_size
 
 
-@dataclass(slots=True)
-class Packed:
+class Packed(Struct):
     """A stretch of a file, packed. sizes: packed bytes of each chunk; crcs: CRC-32 of each chunk's content."""
 
     data: bytes

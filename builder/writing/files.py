@@ -16,8 +16,9 @@ from array import array
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from xtarfs.format import chunks, codec, member
 from xtarfs.format.records import DEFLATE, STORE, TYPE_OF_BITS, Record, new_record, to_text, xattrs_to_text
@@ -34,8 +35,7 @@ from .output import Output
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-@dataclass(slots=True)
-class Job:
+class Job(Struct):
     """An item with what the archive has decided about it. link: path of the name that holds the data, if not this.
 
     match: what it may be in the copy before, if there is one.
@@ -59,8 +59,7 @@ class Job:
         return member.member_name(self.item.name, member.FILE_SUFFIX, taken)
 
 
-@dataclass(slots=True)
-class Stored:
+class Stored(Struct):
     """A finished member; `blob` is empty if it is written already. The record's `data` and `index` count from the
     member's start; `origin` is the stat that it shows. former: the file whose data serves; there is no member then.
     """

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Container
-from dataclasses import dataclass
 from typing import IO
 
 import msgspec
@@ -23,8 +22,7 @@ from .output import Sink
 from .section import Section
 
 
-@dataclass(slots=True)
-class _Directory(Section):
+class _Directory(Section, kw_only=True):
     """A directory whose tar is being written. head_at, start: offsets in the output of its header and its tar.
 
     above: the most bytes that it takes to end those that it lies in.
@@ -99,7 +97,9 @@ class Layout:
         mark = Mark(self._tag, record.ino, tar.ROLE_SELF)
         start = self.out.position
         above = self._stack[-1].above + self._stack[-1].left_at_most(line_at_most(record)) if self._stack else 0
-        self._stack.append(_Directory(record, path, name, names, mark, head_at, start, above))
+        self._stack.append(
+            _Directory(record, path, name=name, names=names, mark=mark, head_at=head_at, start=start, above=above)
+        )
         if root:
             self._root = self._stack[0]
             at = self._own_member(member.INTRO_NAME, intro.TEXT, tar.ROLE_INTRO, self._root)

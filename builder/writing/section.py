@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from xtarfs.format import codec
 from xtarfs.format.records import FILE, Header, Record, to_text
 from xtarfs.format.structure import FORMAT, Writer
 
 
-@dataclass(slots=True)
-class Section:
+class Section(Struct):
     """A directory's record, which counts what is below it, and the records of its children. path: below the root."""
 
     record: Record
     path: bytes
-    lines: Writer = field(default_factory=Writer, init=False)
-    children: int = field(default=0, init=False)
-    subdirectories: int = field(default=0, init=False)
+    lines: Writer = field(default_factory=Writer)
+    children: int = 0
+    subdirectories: int = 0
 
     def add(self, record: Record) -> None:
         """One more child, in ascending order of the bytes of their names."""

@@ -11,8 +11,9 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from ..errors import SourceError, UsageError, XtarError
 from ..format.records import BLOCK_DEVICE, CHARACTER, DIRECTORY, FILE, SYMLINK, TYPE_OF_BITS
@@ -25,8 +26,7 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OWNERS = Owners()
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """A path, below both roots, that is not the same. `removed`: only in the archive; `added`: only in the other.
 
     what: for `changed`, some of type, mode, owner, mtime, size, content, target, device, links, xattrs, and unreadable,

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from ..errors import DamagedError, ElsewhereError, FormatError, XtarError
 from ..fork import Helper
@@ -42,8 +43,7 @@ class Damage(NamedTuple):
     repairable: bool = False
 
 
-@dataclass(slots=True)
-class VerifyResult:
+class VerifyResult(Struct):
     """files: names of regular files; content: the bytes they show.
 
     identifier: SHA-256 of the root's structure as it stands in the archive; empty if it has none.

@@ -96,7 +96,7 @@ def _repair(arguments: argparse.Namespace) -> int:
 
 
 def _repair_set(arguments: argparse.Namespace) -> int:
-    from dataclasses import asdict
+    from msgspec.structs import asdict
 
     from ..recovery.repair_set import repair_set
 

@@ -13,7 +13,8 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import UsageError, XtarError
 from ..reading.copies import Copy, in_order, read_copies
@@ -29,8 +30,7 @@ _ROOT_INO, _LATEST_INO = 1, 2
 _INO_BITS = 48  # of a copy's inode numbers; the copy's own number stands above them
 
 
-@dataclass(slots=True)
-class Shown:
+class Shown(Struct):
     """A copy under its name in the mount. number: told apart by it, the inode numbers of copies never meet."""
 
     name: bytes

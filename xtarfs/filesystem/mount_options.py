@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from ..errors import MountError
 from ..text import escape
@@ -39,8 +40,7 @@ class Ownership(NamedTuple):
     umask: int = 0
 
 
-@dataclass
-class MountOptions:
+class MountOptions(Struct):
     """The -o options, sorted by whom they concern. `flags` go to libfuse as they are."""
 
     flags: set[str] = field(default_factory=set)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import FormatError
 from .zip import DEFLATED
@@ -57,8 +58,7 @@ def _header(size: int, packed: int, chunk_size: int) -> bytes:
     return _HEADER.pack(_VERSION, skip & 0xFFFFFFFF, chunk_size, _OFFSET_SIZE, size, packed)
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(Struct, frozen=True):
     """Rows first .. first+len(crcs) of a table: `bounds` has one more item than `crcs`, offsets in the packed data."""
 
     first: int

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import struct
 from array import array
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 from ..errors import FormatError, UsageError
 from . import codec
@@ -36,8 +37,7 @@ _SHEET: Final = struct.Struct(f"<{SHEET}I{QUOTES * QUOTE_SIZE}s")
 ZERO_CRC: Final = codec.crc32(bytes(BLOCK))
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(Struct, frozen=True, dict=True):
     """What a parity file is for, and where everything lies in it. data, parity: blocks of one group, of each kind."""
 
     sha256: bytes

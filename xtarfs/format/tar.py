@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import lru_cache
+
+from msgspec import Struct, field
 
 from ..errors import FormatError
 
@@ -30,8 +31,7 @@ _MARK = struct.Struct("<6sIcc")
 _MARK_SIGN = b"x"
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """What the twelve bytes after the prefix field (500..511) say in an archive of ours; other tools skip them.
 
     tag: six bytes that all members of one archive share. ino: the containing directory's inode number, low 32
@@ -60,8 +60,7 @@ ROLES = (
 )  # fmt: skip
 
 
-@dataclass(slots=True)
-class Header:
+class Header(Struct):
     """One tar entry's header, the pax records that go before it included. Times in whole seconds."""
 
     name: bytes
@@ -245,8 +244,7 @@ def parse_pax(body: bytes) -> dict[str, bytes]:
     return records
 
 
-@dataclass(slots=True)
-class Member:
+class Member(Struct):
     """An entry found in a tar: where it begins, where its data lies, and its header with pax records merged in."""
 
     at: int

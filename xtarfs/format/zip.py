@@ -9,8 +9,9 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import lru_cache
+
+from msgspec import Struct, field
 
 from ..errors import FormatError
 
@@ -42,8 +43,7 @@ _LONGEST_EXTRA = 256  # four times what headers of ours have
 MAX_NAME = LIMIT16 - 64  # leaves room for the chunk table's longer name
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Struct):
     """What a zip says of its member. mtime in nanoseconds; mode with the file type bits; tag None: not ours.
 
     offset: where its local header lies. unsized: sizes and CRC-32 are yet to come, behind the data.
@@ -68,8 +68,7 @@ class Entry:
         return self.size >= LIMIT32 or self.packed >= LIMIT32
 
 
-@dataclass(slots=True)
-class _Extras:
+class _Extras(Struct):
     seconds: int | None = None
     fraction: int = 0
     owner: tuple[int, int] | None = None

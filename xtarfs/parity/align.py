@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ..format import codec, locator
 from ..format.parity import BLOCK, SHEET, ZERO_CRC, Layout, checksums
@@ -119,8 +120,7 @@ def _crc32(source: Readable, layout: Layout, block: int, by: int = 0) -> int:
     return codec.crc32(data.ljust(BLOCK, b"\0"))
 
 
-@dataclass
-class Survey:
+class Survey(Struct):
     """What a reading of the whole source found. hurt: damaged blocks per group, at most 255 counted.
 
     sha256: of the whole, if nothing is damaged and everything is in its place.

@@ -10,8 +10,10 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..draft import Draft
 from ..errors import SourceError, UsageError
@@ -38,8 +40,7 @@ _MEMORY = 64 << 20  # for the blocks in work, of all threads together
 _MAX_JOBS = 8
 
 
-@dataclass(frozen=True)
-class ProtectResult:
+class ProtectResult(Struct, frozen=True):
     """size: bytes of the archive, parity_size: of the parity file. data, parity: blocks of each of the groups."""
 
     path: str

@@ -8,9 +8,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from lru import LRU
+from msgspec import Struct
 
 from ..errors import DamagedError, FormatError, SourceError
 from ..format import chunks, codec
@@ -32,8 +32,7 @@ ReadAt = Callable[[int, int], bytes]
 ContentCache = ByteCache[tuple[int, int, int], bytes | bytearray]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A stretch of a file's content that starts at `start`: the bytes, or why they cannot be had."""
 
     start: int

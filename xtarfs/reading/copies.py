@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import DamagedError, NotAnArchive, SourceError, XtarError
 from ..format.locator import Locator, Origin, read_origin
@@ -16,8 +17,7 @@ from .shelf import state_of
 from .tree import find_locator
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Copy:
+class Copy(Struct, frozen=True, eq=False):
     """A copy of a source as one archive or as a set of volumes: its files, and what the first of them says of itself.
 
     ids: the identifiers that records of other archives may know it by. modified: when its first file was, in ns.

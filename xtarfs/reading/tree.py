@@ -10,10 +10,10 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from lru import LRU
+from msgspec import Struct
 
 from ..errors import DamagedError, FormatError, NotADirectory, NotAnArchive, NotFound, SourceError
 from ..format import locator, structure, tar
@@ -42,8 +42,7 @@ _CACHED_DIRECTORIES = 256
 _FIRST_MADE_UP_INO = 1 << 40
 
 
-@dataclass(slots=True)
-class Node:
+class Node(Struct):
     """A record in its place. base: offset of the containing tar in the source; path: bytes below the root.
 
     listing: a directory's children, where they are known without a look at the source. first: where in its file's

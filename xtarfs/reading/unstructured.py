@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import Struct, field
 
 from ..errors import FormatError, SourceError
 from ..format import member, tar, zip
@@ -43,8 +43,7 @@ _MAX_DEPTH = 2048  # names in a path: more do not fit into the longest path that
 _FREE_FOLDERS, _BYTES_PER_FOLDER = 10_000, 256  # more folders than that for its size has no archive: memory is bounded
 
 
-@dataclass(slots=True)
-class Folder:
+class Folder(Struct):
     """A listed directory: the records of its children, and what lies below those that are listed too.
 
     record: its own, where a header gives one, and of the folder that a listing began with alone.

@@ -7,8 +7,9 @@ What the finds mean together is for `salvage` to say. Nothing need lie at any pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from ..errors import FormatError, SourceError
 from ..format import codec, locator, structure, tar, zip
@@ -93,8 +94,7 @@ class Block(NamedTuple):
     text: int
 
 
-@dataclass(slots=True)
-class Text:
+class Text(Struct):
     """What a block says. first: name of its first record, if there is one; index: it lists the blocks before it."""
 
     header: Header | None = None
@@ -103,8 +103,7 @@ class Text:
     index: bool = False
 
 
-@dataclass(slots=True)
-class Tagged:
+class Tagged(Struct):
     """What bears the tag of one archive, in the order in which it lies."""
 
     members: list[Member] = field(default_factory=list)
@@ -112,8 +111,7 @@ class Tagged:
     centrals: list[Zip] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Finds:
+class Finds(Struct):
     """All finds: by tag what bears one; blocks and what their texts say."""
 
     tagged: dict[bytes, Tagged] = field(default_factory=dict)

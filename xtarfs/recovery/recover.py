@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from ..errors import NotAnArchive, XtarError
 from ..format import tar
@@ -28,8 +29,7 @@ from .salvage import Salvaged
 _SAMPLES = 8  # finds of an archive by which it is told whether it is content of another's file
 
 
-@dataclass(slots=True)
-class Recovered:
+class Recovered(Struct):
     """What became of one archive. folder: where it was restored to; prefix: the same, within the destination.
 
     partial: files of which something is lost, with the ranges; lost: paths of which there is no content at all.
@@ -55,8 +55,7 @@ class Recovered:
         return self.result.complete and not (self.incomplete or self.guessed)
 
 
-@dataclass(slots=True)
-class RecoverResult:
+class RecoverResult(Struct):
     """unclaimed: zips that bear a tag, and belong to nothing that was restored. unreadable: bytes of the medium."""
 
     archives: list[Recovered] = field(default_factory=list)
@@ -166,8 +165,7 @@ def _lacking(archive: Archive, path: bytes) -> str:
 # -- sorting finds into archives -------------------------------------------------------------------------------
 
 
-@dataclass
-class _Part:
+class _Part(Struct, dict=True):
     """What was found of one archive, and between which places."""
 
     tag: bytes

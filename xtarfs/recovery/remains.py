@@ -10,10 +10,10 @@ import heapq
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 import msgspec
 from lru import LRU
+from msgspec import Struct, field
 
 from ..errors import FormatError
 from ..format import chunks, member, tar, zip
@@ -28,8 +28,7 @@ _FIRST_MADE_UP_INO = 1 << 40
 _OWN_CONTENT = tar.ROLE_FILE + tar.ROLE_DIRECTORY + tar.ROLE_NATIVE
 
 
-@dataclass(slots=True)
-class Run:
+class Run(Struct):
     """A structure file, or its copy, as far as it was found: the header, text `text`, and the blocks of records."""
 
     at: int
@@ -38,8 +37,7 @@ class Run:
     blocks: list[Block] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Folder:
+class Folder(Struct):
     """What is known of a directory. record: from its parent. blocks: with the name of the first record in each.
 
     count: records in the blocks. extra: children that no record tells of. subdirectories: names of those found.

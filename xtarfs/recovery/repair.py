@@ -10,8 +10,9 @@ import os
 from array import array
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ..draft import Draft
 from ..errors import BuildError, DamagedError, SourceError, UsageError
@@ -35,8 +36,7 @@ _LEAST_MATCH = 0.01  # of the blocks: the text every archive begins with also ma
 _MOST_LISTED = 1 << 18  # damaged blocks whose ranges are kept for the report
 
 
-@dataclass(frozen=True)
-class RepairResult:
+class RepairResult(Struct, frozen=True):
     """What was done. Ranges are half-open, in bytes of the sound archive; those of the first 262,144 blocks are listed.
 
     written: the file that now holds the result, None if none was written, as all was sound or nothing is proven.

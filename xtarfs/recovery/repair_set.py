@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ..draft import Draft
 from ..errors import FormatError, UsageError, XtarError
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from ..console import Advance
 
 
-@dataclass(slots=True)
-class VolumeRepair:
+class VolumeRepair(Struct):
     """state: "sound"; "repaired"; "rebuilt" where there was no file; "damaged", "missing", if it still is."""
 
     path: str
@@ -39,8 +39,7 @@ class VolumeRepair:
     left_blocks: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SetRepair:
+class SetRepair(Struct, frozen=True):
     """proven: the SHA-256 over all volumes is right. spares: "sound", "damaged", or "rewritten"."""
 
     volumes: list[VolumeRepair]

@@ -10,9 +10,9 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from ..errors import FormatError, UsageError
 from ..format.numbers import format_time
@@ -29,8 +29,7 @@ _HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 Tell = Callable[[bytes, str], None]
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(Struct):
     """How many paths were changed, or would be; were as they should be; and have what could not be put right."""
 
     changed: int = 0
@@ -38,8 +37,7 @@ class Outcome:
     wrong: int = 0
 
 
-@dataclass(slots=True)
-class _Level:
+class _Level(Struct):
     """A folder on the way down. folder: None if it is not there, because this is a dry run or it is `lost`.
 
     closed: the mode that it had, if that kept even its owner out.

@@ -15,7 +15,8 @@ import os
 import stat
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import DamagedError, FormatError
 from ..format.records import BLOCK_DEVICE, CHARACTER, FIFO, SYMLINK, Record
@@ -53,8 +54,7 @@ class Folder:
         os.close(self.fd)
 
 
-@dataclass(frozen=True, slots=True)
-class Manner:
+class Manner(Struct, frozen=True):
     """How to restore. fill: a damaged file is written, with holes where its bytes are missing."""
 
     owners: Owners

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 _MAX_LISTED = 1000
 
@@ -11,8 +12,7 @@ RawPath = bytes
 Ranges = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ExtractOptions:
+class ExtractOptions(Struct, frozen=True):
     """How to extract. jobs: processes, 0 for one per processor.
 
     on_damage: `skip` leaves a damaged file out, `hole` writes it with holes for what is lost, `stop` ends there.
@@ -26,8 +26,7 @@ class ExtractOptions:
     jobs: int = 0
 
 
-@dataclass(slots=True)
-class ExtractResult:
+class ExtractResult(Struct):
     """What was done. Paths are below the archive's root; `kept` and `unset` list the first thousand, and count all.
 
     bytes: content written. damaged: with the ranges of content that are lost, none where it is not a file's.
