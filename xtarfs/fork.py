@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -24,6 +23,8 @@ class Helper(Generic[Result]):
         os.close(write)
 
     def _work(self, work: Callable[[], Result], write: int) -> None:
+        import pickle  # here and below: what stays alone saves its time
+
         status = 1
         try:
             outcome: Result | XtarError
@@ -39,6 +40,8 @@ class Helper(Generic[Result]):
 
     def result(self) -> Result:
         """Waits for the result. Raises what work() raised."""
+        import pickle
+
         with open(os.dup(self._pipe), "rb") as pipe:
             data = pipe.read()
         try:

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from .errors import NotAnArchive, SourceError
 
+_STRETCH = 128 << 10  # bytes
+
 
 class Readable(Protocol):
     """Bytes by position; `size` of them. What parity and salvage ask of a file."""
@@ -85,3 +87,21 @@ class FileSource(Source):
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+class Ahead:
+    """Small reads at ascending places of a source, out of large ones: each call of the system lets other threads in."""
+
+    def __init__(self, source: Source) -> None:
+        self._read = source.read_at
+        self._at = 0
+        self._data = b""
+
+    def read_at(self, at: int, size: int) -> bytes:
+        """As the source's."""
+        start = at - self._at
+        if not 0 <= start <= start + size <= len(self._data):
+            if size >= _STRETCH:
+                return self._read(at, size)
+            start, self._at, self._data = 0, at, self._read(at, _STRETCH)
+        return self._data[start : start + size]

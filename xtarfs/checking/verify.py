@@ -23,6 +23,7 @@ from ..format.tar import Mark
 from ..reading.content import merged, whole
 from ..reading.reader import Archive
 from ..reading.tree import Node, StructuredDirectory
+from ..source import Ahead
 from ..text import show
 from .check import NO_LAYOUT, Checker, Item, Problem, is_compiled
 
@@ -151,7 +152,8 @@ class _Verification:
         self.damage: dict[bytes, Damage] = {}
         self._archive = archive
         self._tree = archive.tree
-        self._read = archive.source.read_at
+        self._read = Ahead(archive.source).read_at
+        self._read_copy = Ahead(archive.source).read_at
         self._size = archive.source.size
         self._checker = Checker(archive.source, share, jobs, self._problem, progress)
         self._leads = share[0] == 0
@@ -359,24 +361,24 @@ class _Verification:
 
     def _crc32(self, place: Place) -> str:
         crc = 0
-        for piece in self._pieces(place.at, place.size):
+        for piece in self._pieces(place.at, place.size, self._read):
             crc = codec.crc32(piece, crc)
         return f"{crc:08x}"
 
-    def _pieces(self, at: int, size: int) -> Iterator[bytes]:
+    def _pieces(self, at: int, size: int, read: Callable[[int, int], bytes]) -> Iterator[bytes]:
         end = min(at + size, self._size)
         for start in range(max(at, 0), end, _PIECE):  # a place may claim to lie anywhere
-            yield self._read(start, min(_PIECE, end - start))
+            yield read(start, min(_PIECE, end - start))
 
-    def _sha256(self, at: int, size: int) -> str:
+    def _sha256(self, at: int, size: int, read: Callable[[int, int], bytes]) -> str:
         digest = hashlib.sha256()
-        for piece in self._pieces(at, size):
+        for piece in self._pieces(at, size, read):
             digest.update(piece)
         return digest.hexdigest()
 
     def _structure(self, node: Node, at: int, place: Structure) -> None:
         """A structure file against the digest in its directory's record, or in the locator, and against its copy."""
-        digest, wanted = self._sha256(at, place.size), node.record.sha256
+        digest, wanted = self._sha256(at, place.size, self._read), node.record.sha256
         if node.path == b"":
             self.result.identifier = digest
             wanted = self._tree.locator.id if self._tree.locator else digest
@@ -385,7 +387,8 @@ class _Verification:
         copy = self._tree.catalogue
         if copy is None:
             return
-        if place.catalogue != self._catalogue or self._sha256(copy + place.catalogue, place.size) != wanted:
+        at = copy + place.catalogue
+        if place.catalogue != self._catalogue or self._sha256(at, place.size, self._read_copy) != wanted:
             self._report(node.path, (), "the copy of its structure in the catalogue is damaged")
 
     def _elsewhere(self, node: Node) -> None:
