@@ -8,12 +8,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
 from xtarfs.errors import BuildError, UsageError
 
-from ..scanning.incremental import PreviousCopy
 from ..scanning.links import LinkTable
 from ..scanning.scan import Census, Scanner, Selection, take_census
 from ..writing.compress import Settings
@@ -22,6 +22,9 @@ from ..writing.output import Output
 from .plan import Planner
 from .summary import Summary
 from .write import ArchiveWriter, Result, Setup
+
+if TYPE_CHECKING:
+    from ..scanning.incremental import PreviousCopy
 
 
 class Options(Struct):
@@ -111,6 +114,8 @@ def _compared(
     if not options.base:
         yield None, None
         return
+    from ..scanning.incremental import PreviousCopy  # which takes all that reads
+
     work_dir = _work_dir(options)
     with (
         closing(Summary(work_dir)) as summary,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -11,10 +12,12 @@ from xtarfs.format import tar
 from xtarfs.format.records import FILE, TYPE_OF_BITS
 from xtarfs.format.tar import Mark
 
-from ..scanning.incremental import PreviousCopy
 from ..scanning.links import LinkTable
 from ..scanning.scan import Enter, Item, Leave, Step
 from ..writing.files import Job, Stored
+
+if TYPE_CHECKING:
+    from ..scanning.incremental import PreviousCopy
 
 
 class Work(Struct):

@@ -9,13 +9,13 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
 from xtarfs.format.records import holders_of
 from xtarfs.restoring.attributes import read_xattrs
 
-from ..scanning.incremental import PreviousCopy
 from ..scanning.links import LinkTable
 from ..scanning.scan import Enter, Leave, Step
 from ..writing.compress import Settings
@@ -26,6 +26,9 @@ from ..writing.output import Output
 from .lookahead import Lookahead
 from .plan import Planner
 from .summary import Changes, Summary
+
+if TYPE_CHECKING:
+    from ..scanning.incremental import PreviousCopy
 
 
 class Result(Struct):

@@ -63,7 +63,6 @@ def _build(arguments: argparse.Namespace) -> int:
     from xtarfs.errors import UsageError
 
     from ..building.build import build, survey
-    from ..volumes.spread import build_volumes
     from .volume_options import check_volumes, tell_volumes
 
     if arguments.output == "-":
@@ -80,6 +79,8 @@ def _build(arguments: argparse.Namespace) -> int:
         return PARTLY if result.problems else DONE
     with progress("xtar build") as advance:
         if volume_size:
+            from ..volumes.spread import build_volumes
+
             result, paths = build_volumes(
                 arguments.directory, arguments.output, options, volume_size, arguments.spare_volumes, advance
             )

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -25,12 +26,14 @@ from xtarfs.format.records import DEFLATE, STORE, TYPE_OF_BITS, Record, new_reco
 from xtarfs.format.tar import Mark
 from xtarfs.restoring.attributes import read_xattrs
 
-from ..scanning.incremental import Former, Match
 from ..scanning.scan import Item
 from . import compress
 from .compress import SEGMENT, Packed, Settings
 from .layout import surround
 from .output import Output
+
+if TYPE_CHECKING:
+    from ..scanning.incremental import Former, Match
 
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
