@@ -33,6 +33,7 @@ demo: setup
 
 # A virtual environment of its own, so that the command works for root whatever becomes of this folder.
 install: system
+	rm -rf build/lib* build/bdist* # modules that an older version had would be installed too
 	$(PYTHON) -m venv --clear $(PREFIX)/lib/xtar
 	$(PREFIX)/lib/xtar/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 .
 	install -d $(PREFIX)/bin /sbin
@@ -52,7 +53,10 @@ damage: setup
 # The benchmark: docs/performance.md. For example: make bench BENCH="--only builds --rounds 5 --out docs"
 bench: setup
 	@scripts/install-bench-packages build/peers
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[lab]'
+	rm -rf build/lib* build/bdist*
+	$(PYTHON) -m venv --clear build/installed
+	build/installed/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --config-settings editable_mode=compat --editable '.[lab]'
 	$(BIN)/python -m bench $(BENCH)
 
 clean:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.command import XTAR
+from .measure import XTAR
 
 Command = tuple[str | Path, ...]
 

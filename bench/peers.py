@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.command import XTAR
-
+from .measure import XTAR
 from .packers import BY_DEFAULT, EROFS, SQUASHFS, TAR_GZ, ZIP, Command, Packer
 
 ENGINES = ("native", "mfusepy", "fusepy")  # the values of XTARFS_FUSE, the one taken by default first
