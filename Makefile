@@ -5,6 +5,15 @@ BIN := $(VENV)/bin
 PREFIX := /usr/local
 # The system's Python: the one that fstab's mount helper and a fresh machine have.
 PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
+PIP_INSTALL := python -m pip install --quiet --disable-pip-version-check --use-pep517
+EDITABLE := $(PIP_INSTALL) --config-settings editable_mode=compat --editable
+
+# A virtual environment with xtar and no more. Modules that an older version left under build/ would be installed too.
+define install_into
+rm -rf build/lib* build/bdist*
+$(PYTHON) -m venv --clear $(1)
+$(1)/bin/$(PIP_INSTALL) .
+endef
 
 .PHONY: setup system test lint demo install uninstall damage bench clean
 
@@ -12,7 +21,7 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml setup.py $(wildcard builder/*.[ch] xtarfs/*.[ch] xtarfs/native/*.[ch]) | system
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --config-settings editable_mode=compat --editable '.[test]'
+	$(BIN)/$(EDITABLE) '.[test]'
 	$(BIN)/python -m compileall -q builder xtarfs
 	touch $@
 
@@ -33,9 +42,7 @@ demo: setup
 
 # A virtual environment of its own, so that the command works for root whatever becomes of this folder.
 install: system
-	rm -rf build/lib* build/bdist* # modules that an older version had would be installed too
-	$(PYTHON) -m venv --clear $(PREFIX)/lib/xtar
-	$(PREFIX)/lib/xtar/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 .
+	$(call install_into,$(PREFIX)/lib/xtar)
 	install -d $(PREFIX)/bin /sbin
 	ln -sf $(PREFIX)/lib/xtar/bin/xtar $(PREFIX)/bin/xtar
 	ln -sf $(PREFIX)/lib/xtar/bin/xtarfs $(PREFIX)/bin/xtarfs
@@ -47,16 +54,14 @@ uninstall:
 # The damage laboratory: docs/durability.md. For example: make damage LAB="--size 200 --out docs"
 damage: setup
 	@scripts/install-damage-packages
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[lab]'
+	$(BIN)/$(EDITABLE) '.[lab]'
 	$(BIN)/python -m lab $(LAB)
 
 # The benchmark: docs/performance.md. For example: make bench BENCH="--only builds --rounds 5 --out docs"
 bench: setup
 	@scripts/install-bench-packages build/peers
-	rm -rf build/lib* build/bdist*
-	$(PYTHON) -m venv --clear build/installed
-	build/installed/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 .
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --config-settings editable_mode=compat --editable '.[lab]'
+	$(call install_into,build/installed)
+	$(BIN)/$(EDITABLE) '.[lab]'
 	$(BIN)/python -m bench $(BENCH)
 
 clean:

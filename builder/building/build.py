@@ -114,7 +114,7 @@ def _compared(
     if not options.base:
         yield None, None
         return
-    from ..scanning.incremental import PreviousCopy  # which takes all that reads
+    from ..scanning.incremental import PreviousCopy  # which loads all that reads an archive
 
     work_dir = _work_dir(options)
     with (

@@ -40,9 +40,7 @@ def main(argv: list[str] | None = None, more: Mapping[str, Adder] | None = None,
         epilog="Exit codes: 0 done; 1 done, but something was lost, damaged, skipped or different; 2 not done.",
     )
     parser.add_argument("--version", action="version", version=f"xtar {__version__}")
-    commands = parser.add_subparsers(
-        prog="xtar", title="commands", metavar="COMMAND", required=True, parser_class=Parser
-    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     adders: dict[str, Adder] = {**(more or {}), **_READING, "recover": lambda commands: _add_recover(commands, rebuild)}
     # All 16 parsers take 8 ms, and the one that is asked for does not need the others.
     for name in words[:1] if words and words[0] in adders else adders:
