@@ -5,15 +5,16 @@ from glob import glob
 
 from setuptools import Extension, setup
 
-_HEADERS = ["builder/blocks.h", "xtarfs/engines.h", "xtarfs/layout.h", "xtarfs/facts.h"]
+_HEADERS = [*glob("builder/*.h"), *glob("xtarfs/*.h"), *glob("xtarfs/native/*.h")]
+_LINES = ["xtarfs/native/fields.c", "xtarfs/native/json.c"]
 _CORES = (
     Extension("builder._packer", ["builder/packer.c"], depends=_HEADERS, optional=True),
-    Extension("xtarfs._unpacker", ["xtarfs/unpacker.c"], depends=_HEADERS, optional=True),
+    Extension("xtarfs._unpacker", ["xtarfs/unpacker.c", *_LINES], depends=_HEADERS, optional=True),
 )
 _LOOP = Extension(
     "xtarfs.native.loop",
     sorted(glob("xtarfs/native/*.c")),
-    depends=glob("xtarfs/native/*.h"),
+    depends=_HEADERS,
     extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra"],
     optional=True,
 )

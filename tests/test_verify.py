@@ -53,7 +53,7 @@ def test_a_sound_archive(
     archive: Path, menagerie: Path, jobs: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not compiled:
-        monkeypatch.setattr("xtarfs.checking.check._core", None)
+        monkeypatch.setattr("xtarfs.checking.items._core", None)
     with Archive.open(str(archive)) as open_archive:
         assert open_archive.source.size > 4 << 20  # so that processes are forked where nothing is compiled
         steps: list[int] = []

@@ -1,9 +1,13 @@
 """Types of unpacker.c."""
 
-from .checking.check import Item
+from .format.tar import Mark
 from .reading.tree import Node
 
-def check(items: list[Item], raw: bytes, start: int) -> list[int]: ...
+def split(lines: bytes, path: bytes, longest: int, largest: int) -> list[tuple[bytes, int, int, int, int]]: ...
+
+Run = tuple[bytes, int, bytes, Mark, int]
+
+def check(runs: list[Run], raw: bytes, start: int) -> list[tuple[int, int]]: ...
 
 Job = tuple[Node, int, bytes, int, int]
 

@@ -12,13 +12,13 @@ The functions give false, perhaps with an error set, for what is not plain. */
 
 enum { LARGEST_CONTENT = 16 << 20, SHA256_DIGITS = 64, TEXT_ROOM = 256 };
 
-/* One member. at, end: where it lies in the source; data and index count from `at`. folder, name, uid, gid: where and
+/* One member. at: where it lies; data and index count from there. folder, name, uid, gid: where and
 for whom it is restored. done: proven sound, or restored. */
 typedef struct {
     Member member;
     char text[TEXT_ROOM]; /* what name, user and group point to */
     size_t used;
-    uint64_t at, end, data, index, chunk;
+    uint64_t at, data, index, chunk;
     uint32_t packed_crc32;
     bool plain, has_packed_crc32, done;
     char sha256[SHA256_DIGITS];
@@ -182,18 +182,6 @@ static bool parse_record(PyObject *record, File *file) {
            member->size <= LARGEST_CONTENT;
 }
 
-/* The general purpose bits, as zip.flags() has them. */
-static uint16_t flags_of(Span path) {
-    for (size_t i = 0; i < path.length; i++)
-        if (path.bytes[i] & 0x80) {
-            PyObject *text = PyUnicode_DecodeUTF8((const char *)path.bytes, (Py_ssize_t)path.length, NULL);
-            Py_XDECREF(text);
-            PyErr_Clear();
-            return text ? 0x0800 : 0;
-        }
-    return 0;
-}
-
 static bool parse_mark(PyObject *mark, Member *member, uint8_t tag[6]) {
     uint64_t ino;
     PyObject *value = PyObject_GetAttr(mark, attributes[TAG]);
@@ -205,26 +193,6 @@ static bool parse_mark(PyObject *mark, Member *member, uint8_t tag[6]) {
     }
     Py_XDECREF(value);
     return valid;
-}
-
-/* An item as check.Item has it: (node, path, mark, at, end). False with an error set if it is none. */
-static bool parse_item(PyObject *item, File *file, uint8_t tag[6]) {
-    PyObject *node, *mark;
-    const char *path;
-    Py_ssize_t length;
-    unsigned long long at, end;
-    if (!require_tuple(item) || !PyArg_ParseTuple(item, "Oy#OKK;an item", &node, &path, &length, &mark, &at, &end))
-        return false;
-    file->at = at;
-    file->end = end;
-    file->member.path = (Span){(const uint8_t *)path, (size_t)length};
-    PyObject *record = length <= LONGEST_PATH ? PyObject_GetAttr(node, attributes[RECORD]) : NULL;
-    file->plain = record && parse_record(record, file) && parse_mark(mark, &file->member, tag);
-    if (file->plain)
-        file->member.flags = flags_of(file->member.path);
-    Py_XDECREF(record);
-    PyErr_Clear();
-    return true;
 }
 
 /* A job of restore(). False with an error set if it is none. */

@@ -4,7 +4,7 @@ The twin of `check.check_member` and `restore.write_file`, which stay the refere
 every bit, or left to Python, which says what is wrong with it. So is every member that is out of the ordinary. */
 
 #define _GNU_SOURCE
-#include "facts.h"
+#include "lines.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -143,15 +143,19 @@ static const uint8_t *sound_content(Bench *bench, const File *file, const uint8_
     return sound ? content : NULL;
 }
 
-/* Whether the member that fills `raw` is sound. */
-static bool is_sound(Bench *bench, const File *file, const uint8_t *raw, size_t length) {
+/* Headers, data, chunk table and padding. */
+static size_t member_length(const File *file) {
+    size_t size = head_length(&file->member) + (size_t)file->member.packed +
+                  unpadded_tail_length(&file->member, table_length(file));
+    return size + (size_t)(-size % BLOCK);
+}
+
+/* Whether the member that begins at `raw`, all of it being there, is sound. */
+static bool is_sound(Bench *bench, const File *file, const uint8_t *raw) {
     const Member *member = &file->member;
     size_t head = head_length(member), table_size = table_length(file);
-    size_t tail = head + (size_t)member->packed;
-    size_t table_at = table_size ? tail + table_head_length(member) : 0;
-    size_t unpadded = tail + unpadded_tail_length(member, table_size);
-    if (file->data != head || length != unpadded + (size_t)(-unpadded % BLOCK) ||
-        (table_size && file->index != table_at))
+    size_t table_at = table_size ? head + (size_t)member->packed + table_head_length(member) : 0;
+    if (file->data != head || (table_size && file->index != table_at))
         return false;
     const uint8_t *packed = raw + head, *table = raw + table_at;
     return sound_content(bench, file, packed, table) &&
@@ -171,9 +175,69 @@ static const uint8_t *in_window(const Window *window, uint64_t at, uint64_t size
     return inside ? window->bytes + (at - window->start) : NULL;
 }
 
-static bool check_file(Bench *bench, File *file, const Window *window) {
-    const uint8_t *raw = file->at <= file->end ? in_window(window, file->at, file->end - file->at) : NULL;
-    return raw && is_sound(bench, file, raw, (size_t)(file->end - file->at));
+/* -- runs: plain files whose members follow one another -------------------------------------------------------------- */
+
+/* Some of a block's lines: those of a run, or, `count` being 0, what is left for Python. at, end: of the members, from
+the start of the directory's tar. */
+typedef struct {
+    const char *lines, *stop;
+    size_t count;
+    uint64_t content, at, end;
+} Stretch;
+
+/* The next line alone, a file of over `largest` bytes being for Python; false if it is no record. */
+static bool next_line(cursor *in, Path *path, uint64_t largest, Stretch *into) {
+    fields line;
+    File file = {0};
+    *into = (Stretch){.lines = in->at};
+    if (!fields_parse(in, &line) || !json_byte(in, '\n'))
+        return false;
+    into->stop = in->at;
+    if (!line_file(&line, path, &file) || member_length(&file) > largest)
+        return true;
+    into->count = 1;
+    into->content = file.member.size;
+    into->at = file.at;
+    into->end = file.at + member_length(&file);
+    return true;
+}
+
+/* Whether what follows a stretch could be made part of it, its members spanning no more than `longest` bytes. */
+static bool join(Stretch *stretch, const Stretch *next, uint64_t longest) {
+    bool alike = !stretch->count == !next->count && next->at == stretch->end && next->end - stretch->at <= longest;
+    if (!alike)
+        return false;
+    stretch->stop = next->stop;
+    stretch->count += next->count;
+    stretch->content += next->content;
+    stretch->end = next->end;
+    return true;
+}
+
+/* What check() knows of a run. base: where the directory's tar begins. path: the directory's. */
+typedef struct {
+    Span lines, path;
+    uint64_t base;
+    Member mark; /* tag and ino only */
+    uint8_t tag[6];
+    size_t count;
+    bool *sound;
+} Run;
+
+static void check_run(Bench *bench, const Run *run, const Window *window) {
+    const char *lines = (const char *)run->lines.bytes;
+    cursor in = {lines, lines + run->lines.length};
+    fields line;
+    Path path;
+    if (!open_path(&path, run->path))
+        return;
+    for (size_t i = 0; i < run->count && fields_parse(&in, &line) && json_byte(&in, '\n'); i++) {
+        File file = {.member = run->mark};
+        if (!line_file(&line, &path, &file))
+            continue;
+        const uint8_t *raw = in_window(window, run->base + file.at, member_length(&file));
+        run->sound[i] = raw && is_sound(bench, &file, raw);
+    }
 }
 
 /* -- files --------------------------------------------------------------------------------------------------------- */
@@ -226,7 +290,6 @@ typedef struct {
     PyObject *items;
     Py_ssize_t count;
     File *files;
-    uint8_t (*tags)[6];
     Bench *bench;
     Py_buffer raw;
     Window window;
@@ -239,10 +302,9 @@ static bool open_batch(Batch *batch, PyObject *items, unsigned long long start) 
         return false;
     batch->count = PyTuple_GET_SIZE(batch->items);
     batch->files = calloc((size_t)batch->count + 1, sizeof *batch->files);
-    batch->tags = calloc((size_t)batch->count + 1, sizeof *batch->tags);
     batch->bench = take_bench();
     batch->window = (Window){batch->raw.buf, start, (uint64_t)batch->raw.len};
-    if (!batch->files || !batch->tags || !batch->bench)
+    if (!batch->files || !batch->bench)
         PyErr_NoMemory();
     return !PyErr_Occurred();
 }
@@ -250,7 +312,6 @@ static bool open_batch(Batch *batch, PyObject *items, unsigned long long start) 
 static void close_batch(Batch *batch) {
     if (batch->bench)
         put_back(batch->bench);
-    free(batch->tags);
     free(batch->files);
     Py_XDECREF(batch->items);
     PyBuffer_Release(&batch->raw);
@@ -268,28 +329,151 @@ static PyObject *undone(const Batch *batch) {
     return left;
 }
 
-PyDoc_STRVAR(check_doc, "check(items, raw, start) -> list\n\n"
-                        "Which of the items (check.Item) are not proven to be sound. raw: bytes of the source from\n"
-                        "`start` on, all of the items among them.");
+/* Adds a stretch to a list as (lines, count, content, at, end). */
+static bool add_stretch(PyObject *list, const Stretch *stretch) {
+    PyObject *made =
+        Py_BuildValue("(y#nKKK)", stretch->lines, (Py_ssize_t)(stretch->stop - stretch->lines),
+                      (Py_ssize_t)stretch->count, (unsigned long long)stretch->content,
+                      (unsigned long long)stretch->at, (unsigned long long)stretch->end);
+    bool added = made && !PyList_Append(list, made);
+    Py_XDECREF(made);
+    return added;
+}
+
+static bool is_utf8(const char *text, Py_ssize_t length) {
+    PyObject *decoded = PyUnicode_DecodeUTF8(text, length, NULL);
+    Py_XDECREF(decoded);
+    PyErr_Clear();
+    return decoded != NULL;
+}
+
+PyDoc_STRVAR(split_doc,
+             "split(lines, path, longest, largest) -> list\n\n"
+             "Lines of a structure file in pieces (lines, count, content, at, end): `count` plain files whose members,\n"
+             "none over `largest` bytes and no more than `longest` together, follow one another in [at, end) of the\n"
+             "directory's tar; or 0, and lines that are not of such. content: bytes that the files show. path: the\n"
+             "directory's, below the archive's root.");
+
+static PyObject *split(PyObject *self, PyObject *args) {
+    const char *lines, *directory;
+    Py_ssize_t size, length;
+    unsigned long long longest, largest;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y#y#KK:split", &lines, &size, &directory, &length, &longest, &largest))
+        return NULL;
+    PyObject *found = PyList_New(0);
+    if (!found || !size)
+        return found;
+    cursor in = {lines, lines + size};
+    Stretch whole = {.lines = lines, .stop = lines + size}, current, next;
+    Path path;
+    bool added = true, known = is_utf8(directory, length) &&
+                               open_path(&path, (Span){(const uint8_t *)directory, (size_t)length}) &&
+                               next_line(&in, &path, largest, &current);
+    while (added && known && in.at < in.end) {
+        known = next_line(&in, &path, largest, &next);
+        if (known && !join(&current, &next, longest)) {
+            added = add_stretch(found, &current);
+            current = next;
+        }
+    }
+    if (added && !known)
+        added = !PyList_SetSlice(found, 0, PyList_GET_SIZE(found), NULL);
+    if (added && add_stretch(found, known ? &current : &whole))
+        return found;
+    Py_DECREF(found);
+    return NULL;
+}
+
+/* A run as (lines, count, path, mark, base). False with an error set if it is none. */
+static bool parse_run(PyObject *object, Run *run) {
+    const char *lines, *path;
+    Py_ssize_t size, count, length;
+    unsigned long long base;
+    PyObject *mark;
+    if (!require_tuple(object) ||
+        !PyArg_ParseTuple(object, "y#ny#OK;a run", &lines, &size, &count, &path, &length, &mark, &base))
+        return false;
+    if (count < 0 || count > size || !parse_mark(mark, &run->mark, run->tag)) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "not a run of files");
+        return false;
+    }
+    run->lines = (Span){(const uint8_t *)lines, (size_t)size};
+    run->path = (Span){(const uint8_t *)path, (size_t)length};
+    run->count = (size_t)count;
+    run->base = base;
+    return true;
+}
+
+/* The runs of one call; *total is how many files there are in them. NULL with an error set. */
+static Run *parse_runs(PyObject *tuple, size_t *total) {
+    Py_ssize_t count = PyTuple_GET_SIZE(tuple);
+    Run *runs = calloc((size_t)count + 1, sizeof *runs);
+    if (!runs)
+        PyErr_NoMemory();
+    *total = 0;
+    for (Py_ssize_t i = 0; runs && i < count; i++) {
+        if (parse_run(PyTuple_GET_ITEM(tuple, i), &runs[i])) {
+            *total += runs[i].count;
+            continue;
+        }
+        free(runs);
+        runs = NULL;
+    }
+    return runs;
+}
+
+/* (number of the run, of the file in it) of all that were not proven sound. */
+static PyObject *unproven(const Run *runs, Py_ssize_t count) {
+    PyObject *left = PyList_New(0);
+    for (Py_ssize_t i = 0; left && i < count; i++)
+        for (size_t k = 0; left && k < runs[i].count; k++) {
+            PyObject *pair = runs[i].sound[k] ? NULL : Py_BuildValue("(nn)", i, (Py_ssize_t)k);
+            if (!runs[i].sound[k] && (!pair || PyList_Append(left, pair)))
+                Py_CLEAR(left);
+            Py_XDECREF(pair);
+        }
+    return left;
+}
+
+PyDoc_STRVAR(check_doc,
+             "check(runs, raw, start) -> list\n\n"
+             "runs: tuples (lines, count, path, mark, base) of what split() found; base: where in the source the\n"
+             "directory's tar begins. Gives (run, file in it) of all that are not proven to be sound. raw: bytes of the\n"
+             "source from `start` on, all of the files among them.");
 
 static PyObject *check(PyObject *self, PyObject *args) {
-    Batch batch = {0};
-    PyObject *items, *left = NULL;
+    PyObject *object, *tuple, *left = NULL;
+    Py_buffer raw;
     unsigned long long start;
+    size_t total;
     (void)self;
-    if (!PyArg_ParseTuple(args, "Oy*K:check", &items, &batch.raw, &start))
+    if (!PyArg_ParseTuple(args, "Oy*K:check", &object, &raw, &start))
         return NULL;
-    bool parsed = open_batch(&batch, items, start);
-    for (Py_ssize_t i = 0; parsed && i < batch.count; i++)
-        parsed = parse_item(PyTuple_GET_ITEM(batch.items, i), &batch.files[i], batch.tags[i]);
-    if (parsed) {
+    tuple = PySequence_Tuple(object); /* nobody else may change it meanwhile */
+    Run *runs = tuple ? parse_runs(tuple, &total) : NULL;
+    bool *sound = runs ? calloc(total + 1, sizeof *sound) : NULL;
+    Bench *bench = sound ? take_bench() : NULL;
+    if (bench) {
+        Py_ssize_t count = PyTuple_GET_SIZE(tuple);
+        Window window = {raw.buf, start, (uint64_t)raw.len};
         Py_BEGIN_ALLOW_THREADS;
-        for (Py_ssize_t i = 0; i < batch.count; i++)
-            batch.files[i].done = batch.files[i].plain && check_file(batch.bench, &batch.files[i], &batch.window);
+        bool *next = sound;
+        for (Py_ssize_t i = 0; i < count; next += runs[i++].count) {
+            runs[i].sound = next;
+            check_run(bench, &runs[i], &window);
+        }
         Py_END_ALLOW_THREADS;
-        left = undone(&batch);
+        left = unproven(runs, count);
+        put_back(bench);
+    } else if (!PyErr_Occurred()) {
+        PyErr_NoMemory();
     }
-    close_batch(&batch);
+    free(sound);
+    free(runs);
+    Py_XDECREF(tuple);
+    PyBuffer_Release(&raw);
     return left;
 }
 
@@ -329,7 +513,10 @@ static PyObject *restore(PyObject *self, PyObject *args) {
 }
 
 static PyMethodDef methods[] = {
-    {"check", check, METH_VARARGS, check_doc}, {"restore", restore, METH_VARARGS, restore_doc}, {0}};
+    {"split", split, METH_VARARGS, split_doc},
+    {"check", check, METH_VARARGS, check_doc},
+    {"restore", restore, METH_VARARGS, restore_doc},
+    {0}};
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, .m_name = "xtarfs._unpacker", .m_size = -1, .m_methods = methods};

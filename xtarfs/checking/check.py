@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -15,30 +15,14 @@ from ..errors import DamagedError, FormatError
 from ..format import chunks, codec, member
 from ..format.chunks import Rows
 from ..format.records import DEFLATE, FILE, Record
-from ..format.tar import Mark
 from ..reading.content import chunks_at, unpack_chunks
 from ..reading.tree import Node
 from ..source import Source
+from .items import LARGE, RUN_LENGTH, Item, Run, is_compiled, suspects
 
-try:
-    from .. import _unpacker as _core
-except ImportError:  # no compiler when it was installed, or engines that do not show their functions
-    _core = None  # type: ignore[assignment]
-
-_PIECE = 1 << 20  # bytes of the archive, or of a large file's content, that one piece of work covers
-_LARGE = 4 << 20  # a member over this size is checked in pieces
+_PIECE = 1 << 20  # bytes of a large file's content that one piece of work covers
 _MOST_AROUND = 128 << 20  # bytes around a file's data that can be: a chunk table has at most 48 MiB
 _AHEAD = 3  # pieces of work per thread that may be waiting
-
-
-class Item(NamedTuple):
-    """A child whose member must fill [at, end) of the source. path: below the archive's root; mark: its header's."""
-
-    node: Node
-    path: bytes
-    mark: Mark
-    at: int
-    end: int
 
 
 class Problem(NamedTuple):
@@ -59,15 +43,12 @@ NO_LAYOUT = Problem("its member and its record do not fit together", lost=True)
 _BAD_DATA = Problem("its data is damaged", lost=True)
 
 
-def is_compiled() -> bool:
-    """Whether small members are checked by the compiled core, which other threads can run beside."""
-    return _core is not None
-
-
-def check_batch(items: list[Item], raw: bytes, start: int) -> list[tuple[Node, Problem]]:
+def check_batch(batch: Sequence[Item | Run], raw: bytes, start: int) -> list[tuple[Node, Problem]]:
     """What is wrong with which of some members, all of them in `raw`, which lies at `start` of the source."""
-    suspects = [items[number] for number in _core.check(items, raw, start)] if _core else items
-    checked = ((item.node, check_member(item, raw[item.at - start : item.end - start])) for item in suspects)
+    runs = [run for run in batch if isinstance(run, Run)]
+    items = [item for item in batch if isinstance(item, Item)]
+    items += suspects(runs, raw, start) if runs else []
+    checked = ((item.node, check_member(item, raw[item.at - start : item.end - start])) for item in items)
     return [(node, problem) for node, problem in checked if problem]
 
 
@@ -183,16 +164,16 @@ class Checker:
         self._index, self._count = share
         self._found = found
         self._progress = progress
-        self._batch: list[Item] = []
+        self._batch: list[Item | Run] = []
         self._waiting: deque[tuple[Future[list[tuple[Node, Problem]]], int]] = deque()
         self._turn = 0
 
-    def add(self, item: Item) -> None:
-        """Takes a member, in the order in which they lie in the source."""
-        large = item.end - item.at > _LARGE
-        if self._batch and (large or item.end - self._batch[0].at > _PIECE):
+    def add(self, item: Item | Run) -> None:
+        """Takes a member, or a run of them, in the order in which they lie in the source."""
+        large = isinstance(item, Item) and item.end - item.at > LARGE
+        if self._batch and (large or item.end - self._batch[0].at > RUN_LENGTH):
             self._flush()
-        if not large:
+        if isinstance(item, Run) or not large:
             self._batch.append(item)
         elif self.is_next():
             self._take_all(but=0)

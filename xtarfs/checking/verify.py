@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from msgspec import Struct, field
 
-from ..errors import DamagedError, ElsewhereError, FormatError, XtarError
+from ..errors import ElsewhereError, FormatError, XtarError
 from ..fork import Helper
 from ..format import codec, locator, member, structure, tar
 from ..format.locator import Locator, Place
@@ -25,7 +25,8 @@ from ..reading.reader import Archive
 from ..reading.tree import Node, StructuredDirectory
 from ..source import Ahead
 from ..text import show
-from .check import NO_LAYOUT, Checker, Item, Problem, is_compiled
+from .check import NO_LAYOUT, Checker, Problem
+from .items import Item, Run, Stretch, is_compiled, open_directory
 
 _PIECE = 1 << 20  # bytes of a structure file that are read at a time
 _HEALED = 4 << 20  # bytes that parity is asked for at a time
@@ -121,15 +122,15 @@ def _no_progress(done: int) -> None:
 
 
 class _Level:
-    """A directory whose tar is being gone through. held: the child whose member ends where the next one begins."""
+    """A directory whose tar is being gone through. held: what ends where the next member begins."""
 
-    def __init__(self, node: Node, start: int, path: bytes, tag: bytes, children: Iterator[Node]) -> None:
+    def __init__(self, node: Node, start: int, path: bytes, tag: bytes, children: Iterator[Node | Stretch]) -> None:
         self.node = node
         self.start = start
         self.path = path
         self.children = children
         self.position = start
-        self.held: Node | None = None
+        self.held: Node | Run | None = None
         self.broken = False
         self._tag = tag
         self._marks: dict[bytes, Mark] = {}
@@ -230,6 +231,9 @@ class _Verification:
                 stack.pop()
                 self._leave(level)
                 continue
+            if isinstance(node, Stretch):
+                self._run_of_files(level, node)
+                continue
             self._count(node)
             record = node.record
             if record.link:
@@ -249,23 +253,32 @@ class _Verification:
             if below:
                 stack.append(below)
 
-    def _next(self, level: _Level) -> Node | None:
+    def _run_of_files(self, level: _Level, stretch: Stretch) -> None:
+        self.result.files += stretch.files
+        self.result.content += stretch.content
+        at, mark = level.start + stretch.at, level.mark(tar.ROLE_FILE)
+        self._place(level, at)
+        level.held = Run(
+            level.node, level.path, mark, stretch.lines, stretch.files, level.start, at, level.start + stretch.end
+        )
+
+    def _next(self, level: _Level) -> Node | Stretch | None:
         try:
             return next(level.children, None)
-        except DamagedError as error:
+        except FormatError as error:
             self._report(level.node.path, (), str(error))
             level.broken = True
             return None
 
     def _enter(self, node: Node, start: int) -> _Level | None:
         """A directory's first members; None if it has no structure and its members were checked for themselves."""
-        directory = self._tree.directory(node)
-        if not isinstance(directory, StructuredDirectory):
+        opened = open_directory(self._tree, node)
+        if opened is None:
             self._report(node.path, (), "both copies of its structure are damaged")
             self._loose(node)
             return None
-        header = directory.header()
-        level = _Level(node, start, header.raw_path, bytes.fromhex(header.tag), directory.children())
+        header, children = opened
+        level = _Level(node, start, header.raw_path, bytes.fromhex(header.tag), children)
         facts = self._tree.locator
         if node.path == b"" and facts:
             self._own(level, facts.intro, tar.ROLE_INTRO)
@@ -310,20 +323,31 @@ class _Verification:
 
     def _place(self, level: _Level, at: int) -> None:
         """The next member begins at `at`: what was held ends there, or everything before is accounted for already."""
-        node, level.held = level.held, None
-        if node is None:
+        held, level.held = level.held, None
+        if held is None:
             if level.position != at and not level.broken:
                 self._report(level.node.path, (), f"bytes {level.position} to {at} of the archive belong to nothing")
-            level.position = at
-            return
-        start = level.start + node.record.at
-        if not start < at <= self._size:
-            self._problem(node, NO_LAYOUT)
+        elif isinstance(held, Run):
+            self._hand_over_run(held, at)
         else:
-            role = tar.ROLE_FILE if node.record.type == FILE else tar.ROLE_NATIVE
-            path = level.path + b"/" + node.record.raw_name if level.path else node.record.raw_name
-            self._checker.add(Item(node, path, level.mark(role), start, at))
+            start = level.start + held.record.at
+            role = tar.ROLE_FILE if held.record.type == FILE else tar.ROLE_NATIVE
+            path = level.path + b"/" + held.record.raw_name if level.path else held.record.raw_name
+            self._hand_over(Item(held, path, level.mark(role), start, at))
         level.position = at
+
+    def _hand_over_run(self, run: Run, end: int) -> None:
+        if run.end == end <= self._size:
+            self._checker.add(run)
+            return
+        for item in run.items(end):
+            self._hand_over(item)
+
+    def _hand_over(self, item: Item) -> None:
+        if not item.at < item.end <= self._size:
+            self._problem(item.node, NO_LAYOUT)
+        else:
+            self._checker.add(item)
 
     def _expect(self, level: _Level, expected: bytes, what: str) -> None:
         if self._read(level.position, len(expected)) != expected:

@@ -3,7 +3,15 @@
 #ifndef XTAR_JSON_H
 #define XTAR_JSON_H
 
-#include "native.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Text that grows. */
+typedef struct {
+    char *bytes;
+    size_t length, room;
+} text;
 
 typedef struct {
     const char *at, *end;

@@ -9,6 +9,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "json.h"
+
 #include <linux/fuse.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -60,12 +62,6 @@ typedef struct {
     uint32_t position; /* among its directory's children */
     uint16_t mode, name_length, target_length, flags;
 } entry;
-
-/* Text that grows; names and targets of a block's entries. */
-typedef struct {
-    char *bytes;
-    size_t length, room;
-} text;
 
 /* What the places in a directory's records count from: its tar, in which they must lie, and where the catalogue of all
    structure files begins; 0 where there is none. */

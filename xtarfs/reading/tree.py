@@ -135,6 +135,15 @@ class StructuredDirectory:
                 yield self.node(record, name, before)
             start = max(start - len(block.names), 0)
 
+    def texts(self) -> Iterator[bytes]:
+        """The structure file's text, block by block: the header's line, then the records', the index left out."""
+        if not self._place.index:
+            yield self._text(0, self._place.size)
+            return
+        yield self._text(0, self._blocks[0].at)
+        for row in self._blocks:
+            yield self._text(row.at, row.length)
+
     def end_of(self, record: Record, before: int) -> int:
         """Where a directory ends that must begin behind `before`. Raises DamagedError.
 
