@@ -53,10 +53,14 @@ static bool line_span(const string *from, Span *into) {
 
 /* All digits, and small letters. */
 static bool line_hex(const string *from, size_t digits) {
-    for (size_t i = 0; i < from->length; i++)
-        if (!strchr("0123456789abcdef", from->at[i]))
+    if (from->length != digits)
+        return false;
+    for (size_t i = 0; i < digits; i++) {
+        char c = from->at[i];
+        if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'f'))
             return false;
-    return from->length == digits;
+    }
+    return true;
 }
 
 static bool line_crc(const string *from, uint32_t *crc) { return line_hex(from, 8) && field_hex(from, crc); }

@@ -395,6 +395,8 @@ class _Verification:
             yield read(start, min(_PIECE, end - start))
 
     def _sha256(self, at: int, size: int, read: Callable[[int, int], bytes]) -> str:
+        if size <= _PIECE:
+            return hashlib.sha256(read(at, size)).hexdigest()
         digest = hashlib.sha256()
         for piece in self._pieces(at, size, read):
             digest.update(piece)

@@ -89,10 +89,13 @@ def pack(header: Header) -> bytes:
 
     The last 512 bytes are all that depends on `size`, so that a size known only later can be patched in place.
     """
-    long = {"path": (header.name, 100), "linkpath": (header.link, 100), "uname": (header.user, 31)}
-    long["gname"] = (header.group, 31)
     pax, blocks = dict(header.pax), b""
-    for key, (value, width) in long.items():
+    for key, value, width in (
+        ("path", header.name, 100),
+        ("linkpath", header.link, 100),
+        ("uname", header.user, 31),
+        ("gname", header.group, 31),
+    ):
         if len(value) > width:
             if key in _GNU_LONG and not _is_utf8(value):
                 blocks += _before(header, b"././@LongLink", _GNU_LONG[key], value + b"\0")
