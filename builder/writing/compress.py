@@ -26,7 +26,7 @@ MAX_HOLES = 4096  # bounds a record's line; smaller holes of a file that has mor
 
 # libdeflate's for levels 1 to 9, and for files larger than a segment, which lose most by being cut into chunks; figures
 # in docs/decisions.md
-_LEVELS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
+_LEVELS = (1, 2, 2, 3, 4, 6, 8, 10, 12)
 _SEGMENT_LEVELS = (1, 2, 4, 6, 7, 8, 9, 10, 12)
 DEFAULT_LEVEL, MAX_LEVEL = 5, 9
 STORED_CHUNK = 4096  # nothing is gained by larger ones where nothing is packed, and a bad sector costs less
