@@ -10,7 +10,7 @@ from lab.report import put, table
 
 from .packers import BUILD, BY_DEFAULT, ZIP
 from .samples import BUILDS, EXTRACTS, GROWTH, MOUNTS, PARTS, Run, Sample
-from .targets import Verdict, default_engine, verdicts
+from .targets import APART, Verdict, default_engine, verdicts
 
 FIGURE = "performance.svg"  # beside the page
 _MAKER = "bench"
@@ -71,14 +71,23 @@ def mounts(run: Run) -> str:
     for tree in _distinct(s.tree for s in run.samples if s.group == MOUNTS):
         done = [s for s in run.samples if (s.group, s.tree) == (MOUNTS, tree)]
         works = _distinct(s.work for s in done if s.seconds is not None)
-        rows = []
-        for tool in _distinct(s.tool for s in done if s.seconds is not None):
-            cells = [_spread(run.values(MOUNTS, tree, tool, work)) for work in works]
-            cpu = [value for work in works if (value := run.median(MOUNTS, tree, tool, work, "cpu")) is not None]
-            rows.append([tool, *cells, f"{sum(cpu):.2f}" if cpu else _NOTHING, _peak(done, tool)])
+        rows = _mount_rows(run, tree, works)
+        tools = {row[0] for row in rows}
+        apart = [row for other in run.joined for row in _mount_rows(other, tree, works) if row[0] not in tools]
+        rows += [[f"{tool} ({APART})", *cells] for tool, *cells in apart]
         head = ["", *works, "server's CPU", "server's peak, MB"]
         parts.append(f"**Mounts, {tree}**: seconds\n\n{table(head, rows)}{_notes(done)}")
     return "\n".join(parts)
+
+
+def _mount_rows(run: Run, tree: str, works: list[str]) -> list[list[str]]:
+    done = [s for s in run.samples if (s.group, s.tree) == (MOUNTS, tree)]
+    rows = []
+    for tool in _distinct(s.tool for s in done if s.seconds is not None):
+        cells = [_spread(run.values(MOUNTS, tree, tool, work)) for work in works]
+        cpu = [value for work in works if (value := run.median(MOUNTS, tree, tool, work, "cpu")) is not None]
+        rows.append([tool, *cells, f"{sum(cpu):.2f}" if cpu else _NOTHING, _peak(done, tool)])
+    return rows
 
 
 def builds(run: Run) -> str:

@@ -49,11 +49,15 @@ class Facts:
 
 @dataclass(slots=True)
 class Run:
-    """machine: lines that describe where and when it was made, and with what settings."""
+    """machine: lines that describe where and when it was made, and with what settings.
+
+    joined: the runs that this one was put together from; what it has not may be in one of them.
+    """
 
     machine: list[str] = field(default_factory=list)
     trees: dict[str, Facts] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
+    joined: list[Run] = field(default_factory=list)
 
     def pick(self, group: str, tree: str, tool: str, work: str) -> list[Sample]:
         wanted = (group, tree, tool, work)
@@ -108,9 +112,9 @@ def load(path: Path) -> Run:
 
 def merge(runs: Iterable[Run]) -> Run:
     """Each part from the first run that measured it."""
-    merged = Run()
-    source: dict[tuple[str, str], Run] = {}
     every = list(runs)
+    merged = Run(joined=every)
+    source: dict[tuple[str, str], Run] = {}
     for run in every:
         for sample in run.samples:
             if sample.seconds is not None or sample.size is not None:

@@ -15,6 +15,7 @@ _FIRST_LIMIT, _EACH_NAME, _BUILD_LIMIT = 130 * MB, 200, 250 * MB
 _FEW, _MANY = 10**5, 10**6
 _PACKED_MEAN = 5000  # bytes, above which the target of mixed trees applies
 
+APART = "in a run of its own"
 Found = tuple[float, str]  # the figure, and where it was found when there were several to choose from
 Figure = Callable[[Run, str], Found | None]  # of the mount called so; builds and the like do not depend on it
 
@@ -55,8 +56,15 @@ def verdicts(run: Run) -> list[Verdict]:
     found = []
     for target in TARGETS:
         engine = usual if usual in target.engines or not target.engines else target.engines[0]
-        found.append(Verdict(target, engine, target.figure(run, engine_name(engine))))
+        found.append(Verdict(target, engine, _find(target, run, engine_name(engine))))
     return found
+
+
+def _find(target: Target, run: Run, mount: str) -> Found | None:
+    """The figure of a whole run, or of the first of those that it was joined from that has one."""
+    found = target.figure(run, mount)
+    apart = (other for joined in run.joined if (other := target.figure(joined, mount)))
+    return found or ((figure[0], APART) if (figure := next(apart, None)) else None)
 
 
 def _ratio(ours: float | None, theirs: float | None) -> Found | None:

@@ -291,6 +291,17 @@ def test_ratios_are_those_of_medians_on_the_engine_that_is_meant() -> None:
     )
 
 
+def test_what_was_measured_in_a_run_of_its_own_is_never_held_against_another_run() -> None:
+    usual, apart = mount_run(mr=0.5, mm=0.1, lr=1.0), mount_run(mr=2.0, mm=1.0, nr=20.0, nm=10.0)
+    merged = samples.merge([usual, apart])
+    found = {v.target.against: v.found for v in targets.verdicts(merged) if v.found}
+    assert found[NESTED] == (0.1, targets.APART)
+    assert found[SQUASHFUSE_LL] == (0.5, "")
+    rows = report.mounts(merged)
+    assert f"{NESTED} ({targets.APART})" in rows
+    assert rows.count(MFUSEPY) == 1
+
+
 def test_with_ratarmount_the_worst_work_counts() -> None:
     run = Run()
     for tool, find, stat in ((MFUSEPY, 1.0, 3.0), ("ratarmount, zip", 10.0, 4.0), ("ratarmount, tar.gz", 2.0, 30.0)):

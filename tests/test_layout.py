@@ -25,7 +25,7 @@ ORDER = {
         "filesystem",
         "reading",
         "parity",
-        "source draft console fork",
+        "source draft console fork pool",
         "format text _unpacker",
         "errors",
     ),

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from builder.building.build import Options, build
 from builder.writing.compress import Settings
@@ -19,7 +21,7 @@ from xtarfs.checking.check import check_member
 from xtarfs.checking.items import Item, Run, Stretch, open_directory
 from xtarfs.checking.verify import Damage, verify
 from xtarfs.format import tar
-from xtarfs.format.records import DIRECTORY, FIFO, FILE, Elsewhere, new_record, to_line
+from xtarfs.format.records import DIRECTORY, FIFO, FILE, Elsewhere, new_record, parse_records, to_line
 from xtarfs.reading.reader import Archive
 from xtarfs.restoring.extract import ExtractOptions, extract
 
@@ -41,6 +43,7 @@ class Flat:
     """An archive of four files in one directory, one of each layout: as one run, as four, and one by one."""
 
     raw: bytes
+    whole: Run
     run: Asked
     alone: list[Asked]
     items: list[Item]
@@ -69,7 +72,7 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Flat:
         run = Run(archive.root, b"", mark, stretch.lines, stretch.files, 0, stretch.at, stretch.end)
     alone = [(line, 1, b"", mark, 0) for line in stretch.lines.splitlines(keepends=True)]
     raw = (root / "flat.xtar").read_bytes()
-    return Flat(raw, (run.lines, run.files, run.path, run.mark, run.base), alone, run.items(run.end))
+    return Flat(raw, run, (run.lines, run.files, run.path, run.mark, run.base), alone, run.items(run.end))
 
 
 def split(lines: bytes, path: bytes = b"", longest: int = 1 << 20, largest: int = 1 << 20) -> list[tuple[int, ...]]:
@@ -186,6 +189,28 @@ def test_what_is_left_for_python(flat: Flat) -> None:
     assert split(line, b"x" * 4096) == [(0, 0, 0, 0)]
     for broken in (b"{}\n", b"\n", line[:-1], line[:-2] + b"\n", b" " + line, line.replace(b":", b": ", 1)):
         assert split(line + broken + line) == [(0, 0, 0, 0)]
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_is_called_plain_python_reads_with_the_same_values(flat: Flat, data: st.DataObject) -> None:
+    lines = bytearray(flat.run[0])
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(lines) - 1))
+        lines[at : at + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+    for piece, files, content, at, end in _unpacker.split(bytes(lines), b"", 1 << 20, 1 << 20):
+        if files:
+            records = parse_records(piece)
+            assert (files, content) == (len(records), sum(record.size for record in records))
+            assert at == records[0].at
+            assert records[-1].data + records[-1].packed < end
+    told = bytes(lines).split(b"\n")[:-1]
+    unproven = {place for _, place in _unpacker.check([(bytes(lines), len(told), *flat.run[2:])], flat.raw, 0)}
+    for place, line in enumerate(told):
+        if place not in unproven:
+            ((_, _, _, at, end),) = _unpacker.split(line + b"\n", b"", 1 << 20, 1 << 20)
+            (item,) = flat.whole._replace(lines=line + b"\n").items(end)
+            assert check_member(item, flat.raw[at:end]) is None
 
 
 def test_python_agrees_on_flipped_bytes(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:

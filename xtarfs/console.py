@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
@@ -19,8 +20,30 @@ DONE, PARTLY, NOT_DONE = 0, 1, 2
 _INTERRUPTED = 130
 
 
+class _Help(argparse.HelpFormatter):
+    """As wide as the terminal. argparse asks shutil how wide that is, and loads it even where no help is wanted."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_width() - 2)
+
+
+@cache
+def _width() -> int:
+    """Columns, as COLUMNS says or the terminal."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
+    try:
+        return os.get_terminal_size().columns or 80
+    except OSError:
+        return 80
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong with a command line in one line."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"formatter_class": _Help} | options)
 
     def error(self, message: str) -> NoReturn:
         complain(f"{message}; see '{self.prog} --help'")

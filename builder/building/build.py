@@ -6,13 +6,13 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
 from xtarfs.errors import BuildError, UsageError
+from xtarfs.pool import Pool
 
 from ..scanning.links import LinkTable
 from ..scanning.scan import Census, Scanner, Selection, take_census
@@ -77,7 +77,7 @@ def fill(
     with (
         closing(LinkTable(work_dir)) as links,
         _compared(source, replaced, options) as (base, summary),
-        ThreadPoolExecutor(jobs) as pool,
+        Pool(jobs) as pool,
     ):
         census = take_census(Scanner(source, options.selection, _ignore, _ignore, own), links)
         scanner = Scanner(source, options.selection, result.problem, result.notice, own)

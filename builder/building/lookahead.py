@@ -5,7 +5,9 @@ from __future__ import annotations
 import stat
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future
+from functools import partial
+
+from xtarfs.pool import Pool, Task
 
 from ..writing.compress import SEGMENT, Settings
 from ..writing.files import Job, Stored
@@ -20,12 +22,12 @@ _AHEAD = 4  # batches per worker that may be waiting to be written
 class _Batch:
     """Small files that one worker stores in one go; a failure is kept in its file's place."""
 
-    __slots__ = ("future", "jobs", "outcomes", "weight")
+    __slots__ = ("jobs", "outcomes", "task", "weight")
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.weight = 0
-        self.future: Future[list[Stored | OSError | None]] | None = None
+        self.task: Task[list[Stored | OSError | None]] | None = None
         self.outcomes: list[Stored | OSError | None] = []
 
     def run(self, settings: Settings) -> list[Stored | OSError | None]:
@@ -38,7 +40,7 @@ class Lookahead:
     What waits is bounded: _AHEAD batches of at most _BATCH_BYTES per worker.
     """
 
-    def __init__(self, pool: Executor, jobs: int, settings: Settings) -> None:
+    def __init__(self, pool: Pool, jobs: int, settings: Settings) -> None:
         self._pool = pool
         self._settings = settings
         self._limit = _AHEAD * jobs
@@ -73,7 +75,7 @@ class Lookahead:
 
     def _submit(self) -> None:
         if self._open:
-            self._open.future = self._pool.submit(self._open.run, self._settings)
+            self._open.task = self._pool.submit(partial(self._open.run, self._settings))
             self._open = None
 
     def _take(self) -> Work:
@@ -83,8 +85,8 @@ class Lookahead:
         if batch is self._open:
             self._submit()
         if row == 0:
-            assert batch.future
-            batch.outcomes = batch.future.result()
+            assert batch.task
+            batch.outcomes = batch.task.result()
         work.stored = batch.outcomes[row]
         if row == len(batch.jobs) - 1:
             self._batches -= 1

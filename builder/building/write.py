@@ -8,12 +8,12 @@ from __future__ import annotations
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
 from xtarfs.format.records import holders_of
+from xtarfs.pool import Pool
 from xtarfs.restoring.attributes import read_xattrs
 
 from ..scanning.links import LinkTable
@@ -76,7 +76,7 @@ class ArchiveWriter:
     def __init__(
         self,
         out: Output,
-        pool: Executor,
+        pool: Pool,
         setup: Setup,
         links: LinkTable,
         result: Result,

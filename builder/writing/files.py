@@ -15,8 +15,7 @@ import stat
 from array import array
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -24,6 +23,7 @@ from msgspec import Struct
 from xtarfs.format import chunks, codec, member
 from xtarfs.format.records import DEFLATE, STORE, TYPE_OF_BITS, Record, new_record, to_text, xattrs_to_text
 from xtarfs.format.tar import Mark
+from xtarfs.pool import Pool, Task
 from xtarfs.restoring.attributes import read_xattrs
 
 from ..scanning.scan import Item
@@ -239,7 +239,7 @@ def _table(record: Record, packed: Packed) -> bytes:
 class LargeFile:
     """Stores one file larger than SEGMENT: segments are read and hashed here, packed by the pool, written in order."""
 
-    def __init__(self, out: Output, pool: Executor, jobs: int, settings: Settings) -> None:
+    def __init__(self, out: Output, pool: Pool, jobs: int, settings: Settings) -> None:
         self._out = out
         self._pool = pool
         self._window = 2 * jobs + 2
@@ -288,17 +288,19 @@ class LargeFile:
         digest, crc, size = hashlib.sha256(), 0, 0
         total = Packed(b"", record.method)
         record.packed, record.packed_crc32 = 0, ""
-        pending: deque[Future[Packed]] = deque()
+        pending: deque[Task[Packed]] = deque()
         for data in _segments(fd, record):
             final = size + len(data) == record.size
             pending.append(
                 self._pool.submit(
-                    compress.pack_segment,
-                    data,
-                    record.chunk or SEGMENT,
-                    self._settings.segment_level,
-                    final=final,
-                    deflate=record.method == DEFLATE,
+                    partial(
+                        compress.pack_segment,
+                        data,
+                        record.chunk or SEGMENT,
+                        self._settings.segment_level,
+                        final=final,
+                        deflate=record.method == DEFLATE,
+                    )
                 )
             )
             size += len(data)
@@ -312,8 +314,8 @@ class LargeFile:
         record.crc32, record.sha256 = f"{crc:08x}", digest.hexdigest()
         return total
 
-    def _take(self, future: Future[Packed], total: Packed, record: Record) -> None:
-        packed = future.result()
+    def _take(self, task: Task[Packed], total: Packed, record: Record) -> None:
+        packed = task.result()
         self._out.write(packed.data)
         record.packed += len(packed.data)
         if record.method == DEFLATE:

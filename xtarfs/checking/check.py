@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 from ..errors import DamagedError, FormatError
 from ..format import chunks, codec, member
 from ..format.chunks import Rows
 from ..format.records import DEFLATE, FILE, Record
+from ..pool import Pool, Task
 from ..reading.content import chunks_at, unpack_chunks
 from ..reading.tree import Node
 from ..source import Source
@@ -159,13 +160,13 @@ class Checker:
         progress: Callable[[int], None],
     ) -> None:
         self._read = source.read_at
-        self._pool = ThreadPoolExecutor(jobs)
+        self._pool = Pool(jobs)
         self._limit = _AHEAD * jobs
         self._index, self._count = share
         self._found = found
         self._progress = progress
         self._batch: list[Item | Run] = []
-        self._waiting: deque[tuple[Future[list[tuple[Node, Problem]]], int]] = deque()
+        self._waiting: deque[tuple[Task[list[tuple[Node, Problem]]], int]] = deque()
         self._turn = 0
 
     def add(self, item: Item | Run) -> None:
@@ -187,7 +188,10 @@ class Checker:
         if self._batch:
             self._flush()
         self._take_all(but=0)
-        self._pool.shutdown()
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._pool.close()
 
     def is_next(self) -> bool:
         """Whether the next piece of work is this process's. Every process must ask for every one."""
@@ -201,7 +205,7 @@ class Checker:
         start, end = items[0].at, items[-1].end
         raw = self._read(start, end - start)
         if is_compiled():
-            self._waiting.append((self._pool.submit(check_batch, items, raw, start), end))
+            self._waiting.append((self._pool.submit(partial(check_batch, items, raw, start)), end))
             self._take_all(but=self._limit)
         else:
             self._tell(check_batch(items, raw, start), end)
@@ -209,8 +213,8 @@ class Checker:
     def _take_all(self, but: int) -> None:
         """Waits for batches until no more than `but` are left."""
         while len(self._waiting) > but:
-            future, end = self._waiting.popleft()
-            self._tell(future.result(), end)
+            task, end = self._waiting.popleft()
+            self._tell(task.result(), end)
 
     def _tell(self, problems: list[tuple[Node, Problem]], end: int) -> None:
         for node, problem in problems:
@@ -238,17 +242,18 @@ class Checker:
         record = node.record
         count = chunks.chunk_count(record.size, record.chunk) if record.chunk else 1
         step = max(_PIECE // record.chunk, 1) if record.chunk else 1
-        waiting: deque[Future[Piece]] = deque()
+        waiting: deque[Task[Piece]] = deque()
         try:
             for first in range(0, count, step):
-                waiting.append(self._pool.submit(self._piece, node, table, first, min(first + step, count) - 1))
+                last = min(first + step, count) - 1
+                waiting.append(self._pool.submit(partial(self._piece, node, table, first, last)))
                 if len(waiting) > self._limit:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for future in waiting:
-                future.cancel()
+            for task in waiting:
+                task.cancel()
 
     def _piece(self, node: Node, table: bytes, first: int, last: int) -> Piece:
         record = node.record

@@ -79,7 +79,9 @@ def is_compiled() -> bool:
 def suspects(runs: list[Run], raw: bytes, start: int) -> list[Item]:
     """The files of some runs that are not proven to be sound, all of them in `raw`, which lies at `start`."""
     asked = [(run.lines, run.files, run.path, run.mark, run.base) for run in runs]
-    return [runs[number].items(runs[number].end)[line] for number, line in _core.check(asked, raw, start)]
+    found = _core.check(asked, raw, start)
+    items = {number: runs[number].items(runs[number].end) for number in {number for number, _ in found}}
+    return [items[number][place] for number, place in found]
 
 
 def open_directory(tree: Tree, node: Node) -> tuple[Header, Iterator[Node | Stretch]] | None:

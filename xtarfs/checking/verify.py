@@ -163,11 +163,14 @@ class _Verification:
     def run(self) -> dict[bytes, Damage]:
         """Checks this process's share; the one that leads, all that is not a member of a file as well."""
         root = self._archive.root
-        if isinstance(self._tree.directory(root), StructuredDirectory):
-            self._structured(root)
-        else:
-            self._loose(root)
-        self._checker.finish()
+        try:
+            if isinstance(self._tree.directory(root), StructuredDirectory):
+                self._structured(root)
+            else:
+                self._loose(root)
+            self._checker.finish()
+        finally:
+            self._checker.close()
         return self.damage
 
     def join(self, damage: dict[bytes, Damage]) -> None:
@@ -226,34 +229,35 @@ class _Verification:
         stack = [level] if (level := self._enter(root, 0)) else []
         while stack:
             level = stack[-1]
-            node = self._next(level)
-            if node is None:
+            child = self._next(level)
+            if child is None:
                 stack.pop()
                 self._leave(level)
-                continue
-            if isinstance(node, Stretch):
-                self._run_of_files(level, node)
-                continue
-            self._count(node)
-            record = node.record
-            if record.link:
-                continue
-            if record.elsewhere or record.parts:
-                if not self._alone and self._checker.is_next():
-                    self._elsewhere(node)
-                continue
-            self._place(level, level.start + record.at)
-            if not record.is_dir:
-                level.held = node
-                continue
-            if self._leads:
-                self._nested_head(level, node)
-            level.position = level.start + record.data + record.packed
-            below = self._enter(node, level.start + record.data)
-            if below:
+            elif isinstance(child, Stretch):
+                self._files(level, child)
+            elif below := self._child(level, child):
                 stack.append(below)
 
-    def _run_of_files(self, level: _Level, stretch: Stretch) -> None:
+    def _child(self, level: _Level, node: Node) -> _Level | None:
+        """The next child; if it is a directory, what is to be gone through before those behind it."""
+        self._count(node)
+        record = node.record
+        if record.link:
+            return None
+        if record.elsewhere or record.parts:
+            if not self._alone and self._checker.is_next():
+                self._elsewhere(node)
+            return None
+        self._place(level, level.start + record.at)
+        if not record.is_dir:
+            level.held = node
+            return None
+        if self._leads:
+            self._nested_head(level, node)
+        level.position = level.start + record.data + record.packed
+        return self._enter(node, level.start + record.data)
+
+    def _files(self, level: _Level, stretch: Stretch) -> None:
         self.result.files += stretch.files
         self.result.content += stretch.content
         at, mark = level.start + stretch.at, level.mark(tar.ROLE_FILE)

@@ -10,9 +10,11 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from ..errors import DamagedError, ElsewhereError, FormatError, UsageError, XtarError
 from ..format.records import BLOCK_DEVICE, CHARACTER, FILE, Record
+from ..pool import Pool
 from ..reading.content import Piece
 from ..reading.reader import Archive
 from ..reading.tree import Node
@@ -338,10 +340,8 @@ class _Extraction:
 
 
 def _read_ahead(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as reader:
-        future = reader.submit(next, pieces, None)
-        while piece := future.result():
-            future = reader.submit(next, pieces, None)
+    with Pool(1) as reader:
+        task = reader.submit(partial(next, pieces, None))
+        while piece := task.result():
+            task = reader.submit(partial(next, pieces, None))
             yield piece
