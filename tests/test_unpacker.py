@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from xtarfs import _unpacker
 from xtarfs.checking.check import check_member
 from xtarfs.checking.items import Item, Run, Stretch, open_directory
 from xtarfs.checking.verify import Damage, verify
+from xtarfs.errors import XtarError
 from xtarfs.format import tar
 from xtarfs.format.records import DIRECTORY, FIFO, FILE, Elsewhere, new_record, parse_records, to_line
 from xtarfs.reading.reader import Archive
+from xtarfs.reading.tree import StructuredDirectory
 from xtarfs.restoring.extract import ExtractOptions, extract
 
 from . import trees
@@ -225,6 +228,48 @@ def test_python_agrees_on_flipped_bytes(sample: Sample, monkeypatch: pytest.Monk
     assert all(compiled)
 
 
+def a_lie(rng: random.Random, text: bytes) -> bytes:
+    """A structure block's text with one record that says something else, stands elsewhere, twice, or not at all."""
+    lines = text.splitlines(keepends=True)
+    number = rng.randrange(len(lines))
+    kind = rng.randrange(5)
+    if kind == 0:
+        del lines[number]
+    elif kind == 1:
+        lines.insert(number, lines[number])
+    elif kind == 2:
+        other = rng.randrange(len(lines))
+        lines[number], lines[other] = lines[other], lines[number]
+    else:
+        fields = list(re.finditer(rb'"(at|data|packed|size|chunk|index|uid|nlink|files)":(\d+)', lines[number]))
+        start, end = rng.choice(fields).span(2)
+        value = int(lines[number][start:end])
+        lie = rng.choice((0, 1, value + 1, abs(value - 1), value + 512, 2 * value, 4096, 2**31, 2**62, 2**63))
+        lines[number] = lines[number][:start] + str(lie).encode() + lines[number][end:]
+    return b"".join(lines)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_python_agrees_on_records_that_lie(sample: Sample, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    path = random.Random(seed).choice([path for path, node in sample.nodes.items() if node.record.is_dir])
+    true_text = StructuredDirectory._text
+
+    def text(self: StructuredDirectory, at: int, length: int) -> bytes:
+        true = true_text(self, at, length)
+        return a_lie(random.Random(seed), true) if self._path == path else true
+
+    def outcome() -> list[Damage] | str:
+        try:
+            return verify(opened(sample.data), jobs=1).damaged
+        except XtarError as error:
+            return str(error)
+
+    monkeypatch.setattr(StructuredDirectory, "_text", text)
+    compiled = outcome()
+    monkeypatch.setattr("xtarfs.checking.items._core", None)
+    assert compiled == outcome()
+
+
 def test_python_restores_the_same(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, core in (("compiled", _unpacker), ("interpreted", None)):
         monkeypatch.setattr("xtarfs.restoring.bulk._core", core)
@@ -256,6 +301,7 @@ RESTORED_IN_LITTLE_MEMORY = """
 import os, resource, sys
 from xtarfs import _unpacker
 from xtarfs.reading.reader import Archive
+from xtarfs.reading.tree import StructuredDirectory
 
 with Archive.open(sys.argv[1]) as archive:
     job = (archive.lookup(b"large"), os.open(sys.argv[2], os.O_RDONLY), b"large", os.geteuid(), os.getegid())

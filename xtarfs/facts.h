@@ -13,7 +13,7 @@ The functions give false, perhaps with an error set, for what is not plain. */
 enum { LARGEST_CONTENT = 16 << 20, SHA256_DIGITS = 64, TEXT_ROOM = 256 };
 
 /* One member. at: where it lies; data and index count from there. folder, name, uid, gid: where and
-for whom it is restored. done: proven sound, or restored. */
+for whom it is restored. done: it is. */
 typedef struct {
     Member member;
     char text[TEXT_ROOM]; /* what name, user and group point to */
