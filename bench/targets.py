@@ -62,9 +62,12 @@ def verdicts(run: Run) -> list[Verdict]:
 
 def _find(target: Target, run: Run, mount: str) -> Found | None:
     """The figure of a whole run, or of the first of those that it was joined from that has one."""
-    found = target.figure(run, mount)
-    apart = (other for joined in run.joined if (other := target.figure(joined, mount)))
-    return found or ((figure[0], APART) if (figure := next(apart, None)) else None)
+    if found := target.figure(run, mount):
+        return found
+    for joined in run.joined:
+        if found := target.figure(joined, mount):
+            return found[0], APART
+    return None
 
 
 def _ratio(ours: float | None, theirs: float | None) -> Found | None:

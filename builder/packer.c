@@ -14,7 +14,7 @@ extended attributes or holes, changed while it was read, unreadable, or too long
 #include <sys/xattr.h>
 #include <unistd.h>
 
-enum { LARGEST_FILE = 1 << 20, MIN_CHUNK = 4096, MOST_CHUNKS = LARGEST_FILE / MIN_CHUNK, MOST_IDLE = 8 };
+enum { LARGEST_FILE = 1 << 20, MOST_CHUNKS = LARGEST_FILE / MIN_CHUNK, MOST_IDLE = 8 };
 
 /* Sync flush and full flush, behind every chunk but the last. */
 static const uint8_t CHUNK_END[9] = "\0\0\xff\xff\0\0\0\xff\xff";

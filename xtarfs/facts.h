@@ -80,18 +80,23 @@ static bool is_text(PyObject *record, int attribute, const char *wanted) {
     return length >= 0 && (size_t)length == strlen(wanted) && !memcmp(text, wanted, (size_t)length);
 }
 
-static bool get_crc(PyObject *record, int attribute, uint32_t *crc) {
-    char text[8];
+enum { CRC32_DIGITS = 8 };
+
+/* As records spell it: small letters, as Python compares text. */
+static bool read_crc(const char *text, uint32_t *crc) {
     *crc = 0;
-    if (get_text(record, attribute, text, sizeof text) != sizeof text)
-        return false;
-    for (size_t i = 0; i < sizeof text; i++) {
+    for (size_t i = 0; i < CRC32_DIGITS; i++) {
         char c = text[i];
         if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'f'))
             return false;
         *crc = *crc << 4 | (uint32_t)(c <= '9' ? c - '0' : c - 'a' + 10);
     }
     return true;
+}
+
+static bool get_crc(PyObject *record, int attribute, uint32_t *crc) {
+    char text[CRC32_DIGITS];
+    return get_text(record, attribute, text, sizeof text) == sizeof text && read_crc(text, crc);
 }
 
 static bool get_mode(PyObject *record, uint32_t *mode) {

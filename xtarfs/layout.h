@@ -13,6 +13,8 @@ one in thousands, are for Python. docs/format.md sections 2 to 4 are the specifi
 enum { BLOCK = 512, LONGEST_NAME = 100, LONGEST_OWNER = 31, LONGEST_PATH = 4096, STORED = 0, DEFLATED = 8 };
 enum { LOCAL = 30, CENTRAL = 46, END = 22, EXTRA = 9 + 15 + 17, SUFFIX = 10, TABLE_HEAD = 32 };
 
+enum { MIN_CHUNK = 4096 }; /* chunk sizes are multiples of it */
+
 #define LARGEST_SIZE (UINT32_C(1) << 31)
 #define LARGEST_ID (UINT32_C(1) << 21)
 #define LARGEST_TIME (INT64_C(1) << 31)

@@ -6,8 +6,6 @@
 #include "facts.h"
 #include "native/fields.h"
 
-enum { CHUNK_STEP = 4096 };
-
 /* A directory's path below the archive's root, where each of its children's is put together. */
 typedef struct {
     uint8_t bytes[LONGEST_PATH];
@@ -51,22 +49,12 @@ static bool line_span(const string *from, Span *into) {
     return !from->escaped;
 }
 
-/* All digits, and small letters. */
-static bool line_hex(const string *from, size_t digits) {
-    if (from->length != digits)
-        return false;
-    for (size_t i = 0; i < digits; i++) {
-        char c = from->at[i];
-        if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'f'))
-            return false;
-    }
-    return true;
+static bool line_crc(const string *from, uint32_t *crc) {
+    return from->length == CRC32_DIGITS && read_crc(from->at, crc);
 }
 
-static bool line_crc(const string *from, uint32_t *crc) { return line_hex(from, 8) && field_hex(from, crc); }
-
 static bool line_places(const fields *line, File *file) {
-    if (line->data < line->at || line->chunk % CHUNK_STEP ||
+    if (line->data < line->at || line->chunk % MIN_CHUNK ||
         (line->chunk && (line->index < line->at || line->chunk > LARGEST_CONTENT || !line->size)))
         return false;
     file->at = line->at;
@@ -78,7 +66,7 @@ static bool line_places(const fields *line, File *file) {
 
 static bool line_sums(const fields *line, File *file) {
     file->has_packed_crc32 = line->packed_crc32.length > 0;
-    if (!line_crc(&line->crc32, &file->member.crc32) || !line_hex(&line->sha256, SHA256_DIGITS) ||
+    if (!line_crc(&line->crc32, &file->member.crc32) || line->sha256.length != SHA256_DIGITS ||
         (file->has_packed_crc32 && !line_crc(&line->packed_crc32, &file->packed_crc32)))
         return false;
     memcpy(file->sha256, line->sha256.at, SHA256_DIGITS);

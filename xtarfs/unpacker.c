@@ -285,11 +285,10 @@ static bool restore_file(Bench *bench, File *file, const Window *window, const c
 
 /* -- the module ---------------------------------------------------------------------------------------------------- */
 
-/* One call's items as files, and what is needed to go through them. */
+/* What one call is given, and needs to go through it. */
 typedef struct {
     PyObject *items;
     Py_ssize_t count;
-    File *files;
     Bench *bench;
     Py_buffer raw;
     Window window;
@@ -301,28 +300,26 @@ static bool open_batch(Batch *batch, PyObject *items, unsigned long long start) 
     if (!batch->items)
         return false;
     batch->count = PyTuple_GET_SIZE(batch->items);
-    batch->files = calloc((size_t)batch->count + 1, sizeof *batch->files);
     batch->bench = take_bench();
     batch->window = (Window){batch->raw.buf, start, (uint64_t)batch->raw.len};
-    if (!batch->files || !batch->bench)
+    if (!batch->bench)
         PyErr_NoMemory();
-    return !PyErr_Occurred();
+    return batch->bench != NULL;
 }
 
 static void close_batch(Batch *batch) {
     if (batch->bench)
         put_back(batch->bench);
-    free(batch->files);
     Py_XDECREF(batch->items);
     PyBuffer_Release(&batch->raw);
 }
 
-/* The numbers of the items that are left for Python. */
-static PyObject *undone(const Batch *batch) {
+/* The numbers of the files that are left for Python. */
+static PyObject *undone(const File *files, Py_ssize_t count) {
     PyObject *left = PyList_New(0);
-    for (Py_ssize_t i = 0; left && i < batch->count; i++) {
-        PyObject *number = batch->files[i].done ? NULL : PyLong_FromSsize_t(i);
-        if (!batch->files[i].done && (!number || PyList_Append(left, number)))
+    for (Py_ssize_t i = 0; left && i < count; i++) {
+        PyObject *number = files[i].done ? NULL : PyLong_FromSsize_t(i);
+        if (!files[i].done && (!number || PyList_Append(left, number)))
             Py_CLEAR(left);
         Py_XDECREF(number);
     }
@@ -406,22 +403,15 @@ static bool parse_run(PyObject *object, Run *run) {
     return true;
 }
 
-/* The runs of one call; *total is how many files there are in them. NULL with an error set. */
-static Run *parse_runs(PyObject *tuple, size_t *total) {
-    Py_ssize_t count = PyTuple_GET_SIZE(tuple);
-    Run *runs = calloc((size_t)count + 1, sizeof *runs);
-    if (!runs)
-        PyErr_NoMemory();
-    *total = 0;
-    for (Py_ssize_t i = 0; runs && i < count; i++) {
-        if (parse_run(PyTuple_GET_ITEM(tuple, i), &runs[i])) {
-            *total += runs[i].count;
-            continue;
-        }
-        free(runs);
-        runs = NULL;
+/* How many files there are in the runs of one call, -1 with an error set. */
+static Py_ssize_t parse_runs(const Batch *batch, Run *runs) {
+    Py_ssize_t total = 0;
+    for (Py_ssize_t i = 0; i < batch->count; i++) {
+        if (!parse_run(PyTuple_GET_ITEM(batch->items, i), &runs[i]))
+            return -1;
+        total += (Py_ssize_t)runs[i].count;
     }
-    return runs;
+    return total;
 }
 
 /* (number of the run, of the file in it) of all that were not proven sound. */
@@ -444,36 +434,31 @@ PyDoc_STRVAR(check_doc,
              "source from `start` on, all of the files among them.");
 
 static PyObject *check(PyObject *self, PyObject *args) {
-    PyObject *object, *tuple, *left = NULL;
-    Py_buffer raw;
+    Batch batch = {0};
+    PyObject *items, *left = NULL;
     unsigned long long start;
-    size_t total;
     (void)self;
-    if (!PyArg_ParseTuple(args, "Oy*K:check", &object, &raw, &start))
+    if (!PyArg_ParseTuple(args, "Oy*K:check", &items, &batch.raw, &start))
         return NULL;
-    tuple = PySequence_Tuple(object); /* nobody else may change it meanwhile */
-    Run *runs = tuple ? parse_runs(tuple, &total) : NULL;
-    bool *sound = runs ? calloc(total + 1, sizeof *sound) : NULL;
-    Bench *bench = sound ? take_bench() : NULL;
-    if (bench) {
-        Py_ssize_t count = PyTuple_GET_SIZE(tuple);
-        Window window = {raw.buf, start, (uint64_t)raw.len};
+    bool opened = open_batch(&batch, items, start);
+    Run *runs = opened ? calloc((size_t)batch.count + 1, sizeof *runs) : NULL;
+    Py_ssize_t total = runs ? parse_runs(&batch, runs) : -1;
+    bool *sound = total >= 0 ? calloc((size_t)total + 1, sizeof *sound) : NULL;
+    if (sound) {
         Py_BEGIN_ALLOW_THREADS;
         bool *next = sound;
-        for (Py_ssize_t i = 0; i < count; next += runs[i++].count) {
+        for (Py_ssize_t i = 0; i < batch.count; next += runs[i++].count) {
             runs[i].sound = next;
-            check_run(bench, &runs[i], &window);
+            check_run(batch.bench, &runs[i], &batch.window);
         }
         Py_END_ALLOW_THREADS;
-        left = unproven(runs, count);
-        put_back(bench);
+        left = unproven(runs, batch.count);
     } else if (!PyErr_Occurred()) {
         PyErr_NoMemory();
     }
     free(sound);
     free(runs);
-    Py_XDECREF(tuple);
-    PyBuffer_Release(&raw);
+    close_batch(&batch);
     return left;
 }
 
@@ -492,9 +477,13 @@ static PyObject *restore(PyObject *self, PyObject *args) {
     (void)self;
     if (!PyArg_ParseTuple(args, "Oy*Ky:restore", &items, &batch.raw, &start, &prefix))
         return NULL;
-    bool parsed = open_batch(&batch, items, start);
+    bool opened = open_batch(&batch, items, start);
+    File *files = opened ? calloc((size_t)batch.count + 1, sizeof *files) : NULL;
+    bool parsed = files != NULL;
+    if (opened && !files)
+        PyErr_NoMemory();
     for (Py_ssize_t i = 0; parsed && i < batch.count; i++)
-        parsed = parse_job(PyTuple_GET_ITEM(batch.items, i), &batch.files[i]);
+        parsed = parse_job(PyTuple_GET_ITEM(batch.items, i), &files[i]);
     if (parsed) {
         first = serial;
         serial += (unsigned long long)batch.count;
@@ -502,12 +491,13 @@ static PyObject *restore(PyObject *self, PyObject *args) {
         for (Py_ssize_t i = 0; i < batch.count; i++) {
             char temporary[TEXT_ROOM];
             int length = snprintf(temporary, sizeof temporary, "%s%llu", prefix, first + (unsigned long long)i);
-            batch.files[i].done = batch.files[i].plain && length < (int)sizeof temporary &&
-                                  restore_file(batch.bench, &batch.files[i], &batch.window, temporary);
+            files[i].done = files[i].plain && length < (int)sizeof temporary &&
+                            restore_file(batch.bench, &files[i], &batch.window, temporary);
         }
         Py_END_ALLOW_THREADS;
-        left = undone(&batch);
+        left = undone(files, batch.count);
     }
+    free(files);
     close_batch(&batch);
     return left;
 }

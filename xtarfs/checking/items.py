@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..errors import FormatError
 from ..format.records import Header, Record, Structure, parse_header, parse_records
 from ..format.tar import Mark
-from ..reading.tree import Node, StructuredDirectory, Tree
+from ..reading.tree import Node, StructuredDirectory, Tree, child_path
 
 try:
     from .. import _unpacker as _core
@@ -44,25 +44,32 @@ class Stretch(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A stretch of `directory` in its place: at, end in the source, base of its tar; path below the archive's root."""
+    """A stretch of `directory`, whose tar begins at `base` of the source, and whose path in the archive is `path`."""
 
     directory: Node
     path: bytes
     mark: Mark
-    lines: bytes
-    files: int
     base: int
-    at: int
-    end: int
+    stretch: Stretch
+
+    @property
+    def at(self) -> int:
+        """Where in the source its first member begins."""
+        return self.base + self.stretch.at
+
+    @property
+    def end(self) -> int:
+        """Where in the source its last member ends."""
+        return self.base + self.stretch.end
 
     def items(self, end: int) -> list[Item]:
         """The files one by one, where whatever follows them begins at `end`."""
-        records = parse_records(self.lines)
+        records = parse_records(self.stretch.lines)
         starts = [self.base + record.at for record in records]
         return [
             Item(
                 Node(record, self.base, self.directory.child_path(record.raw_name)),
-                self.path + b"/" + record.raw_name if self.path else record.raw_name,
+                child_path(self.path, record.raw_name),
                 self.mark,
                 start,
                 until,
@@ -78,7 +85,7 @@ def is_compiled() -> bool:
 
 def suspects(runs: list[Run], raw: bytes, start: int) -> list[Item]:
     """The files of some runs that are not proven to be sound, all of them in `raw`, which lies at `start`."""
-    asked = [(run.lines, run.files, run.path, run.mark, run.base) for run in runs]
+    asked = [(run.stretch.lines, run.stretch.files, run.path, run.mark, run.base) for run in runs]
     found = _core.check(asked, raw, start)
     items = {number: runs[number].items(runs[number].end) for number in {number for number, _ in found}}
     return [items[number][place] for number, place in found]

@@ -22,7 +22,7 @@ from ..format.records import FILE, Structure
 from ..format.tar import Mark
 from ..reading.content import merged, whole
 from ..reading.reader import Archive
-from ..reading.tree import Node, StructuredDirectory
+from ..reading.tree import Node, StructuredDirectory, child_path
 from ..source import Ahead
 from ..text import show
 from .check import NO_LAYOUT, Checker, Problem
@@ -260,11 +260,8 @@ class _Verification:
     def _files(self, level: _Level, stretch: Stretch) -> None:
         self.result.files += stretch.files
         self.result.content += stretch.content
-        at, mark = level.start + stretch.at, level.mark(tar.ROLE_FILE)
-        self._place(level, at)
-        level.held = Run(
-            level.node, level.path, mark, stretch.lines, stretch.files, level.start, at, level.start + stretch.end
-        )
+        self._place(level, level.start + stretch.at)
+        level.held = Run(level.node, level.path, level.mark(tar.ROLE_FILE), level.start, stretch)
 
     def _next(self, level: _Level) -> Node | Stretch | None:
         try:
@@ -336,7 +333,7 @@ class _Verification:
         else:
             start = level.start + held.record.at
             role = tar.ROLE_FILE if held.record.type == FILE else tar.ROLE_NATIVE
-            path = level.path + b"/" + held.record.raw_name if level.path else held.record.raw_name
+            path = child_path(level.path, held.record.raw_name)
             self._hand_over(Item(held, path, level.mark(role), start, at))
         level.position = at
 

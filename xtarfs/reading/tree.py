@@ -42,6 +42,11 @@ _CACHED_DIRECTORIES = 256
 _FIRST_MADE_UP_INO = 1 << 40
 
 
+def child_path(path: bytes, name: bytes) -> bytes:
+    """The path below the root of what a directory, whose path is empty for the root, holds under a name."""
+    return path + b"/" + name if path else name
+
+
 class Node(Struct):
     """A record in its place. base: offset of the containing tar in the source; path: bytes below the root.
 
@@ -56,7 +61,7 @@ class Node(Struct):
     first: int = 0
 
     def child_path(self, name: bytes) -> bytes:
-        return self.path + b"/" + name if self.path else name
+        return child_path(self.path, name)
 
 
 class Directory(Protocol):
@@ -158,7 +163,7 @@ class StructuredDirectory:
         return Node(record, self._start, self.child_path(name))
 
     def child_path(self, name: bytes) -> bytes:
-        return self._path + b"/" + name if self._path else name
+        return child_path(self._path, name)
 
     def _block(self, number: int) -> _Block:
         key = (self._start + self._place.at, self._place.size, number)  # records that lie may share a place

@@ -14,7 +14,6 @@ from functools import partial
 
 from ..errors import DamagedError, ElsewhereError, FormatError, UsageError, XtarError
 from ..format.records import BLOCK_DEVICE, CHARACTER, FILE, Record
-from ..pool import Pool
 from ..reading.content import Piece
 from ..reading.reader import Archive
 from ..reading.tree import Node
@@ -340,6 +339,8 @@ class _Extraction:
 
 
 def _read_ahead(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    from ..pool import Pool
+
     with Pool(1) as reader:
         task = reader.submit(partial(next, pieces, None))
         while piece := task.result():
