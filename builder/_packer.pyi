@@ -1,7 +1,7 @@
 """Types of packer.c."""
 
-Job = tuple[int, bytes, bytes, bytes, int, int, int, bytes, bytes, int]
-Outcome = tuple[bytes, tuple[int, ...], dict[str, int], int, int, int, int, int, int, bytes, int, int]
+Job = tuple[int, bytes, bytes, bytes, int, int, int, bytes, bytes, int, int, int]
+Outcome = tuple[bytes, int, int, int, int, bytes, bytes, bytes, bytes]
 
 def pack(jobs: list[Job], tag: bytes, level: int, chunk_size: int) -> list[Outcome | None]: ...
 def pack_segment(data: bytes, level: int, chunk_size: int, final: bool) -> tuple[bytes, bytes, bytes] | None: ...

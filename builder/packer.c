@@ -7,6 +7,7 @@ extended attributes or holes, changed while it was read, unreadable, or too long
 #include "../xtarfs/engines.h"
 #include "../xtarfs/layout.h"
 #include "blocks.h"
+#include "lines.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -40,6 +41,7 @@ typedef struct Bench {
 typedef struct {
     int folder;
     Span source; /* its name in the folder, NUL-ended */
+    unsigned long long ino, names;
     Member member;
     struct stat attributes;
     uint32_t chunk_size, packed_crc32;
@@ -47,6 +49,7 @@ typedef struct {
     uint8_t sha256[32];
     uint8_t *blob;
     size_t length;
+    Lines lines;
 } File;
 
 static Bench *idle; /* guarded by the interpreter lock */
@@ -203,6 +206,20 @@ static bool pack_data(Bench *bench, File *file, uint8_t *out, size_t room, uint3
     return true;
 }
 
+/* Whether the record holds what Python would not write in the same way. */
+static bool is_odd(const File *file) {
+    const Member *member = &file->member;
+    return !is_verbatim(file->source, member->flags) || !is_verbatim(member->user, false) ||
+           !is_verbatim(member->group, false) || file->attributes.st_ctim.tv_sec < 0;
+}
+
+static void write_lines(File *file) {
+    add_attributes(&file->lines, &file->member, file->source, file->ino, file->names);
+    add_packing(&file->lines, &file->member, file->chunk_size);
+    add_sums(&file->lines, &file->member, file->sha256, file->packed_crc32);
+    add_origin(&file->lines, file->ino, &file->attributes);
+}
+
 static bool store(Bench *bench, File *file) {
     Member *member = &file->member;
     uint32_t crcs[MOST_CHUNKS];
@@ -216,7 +233,7 @@ static bool store(Bench *bench, File *file) {
     member->mtime = attributes->st_mtim.tv_sec;
     member->nanoseconds = (uint32_t)attributes->st_mtim.tv_nsec;
     member->size = (uint64_t)attributes->st_size;
-    if (!is_plain(member))
+    if (!is_plain(member) || is_odd(file))
         return false;
     member->crc32 = engines.crc32(0, bench->data, (size_t)member->size);
     if (!sha256(bench->digest, bench->data, (size_t)member->size, file->sha256))
@@ -236,6 +253,7 @@ static bool store(Bench *bench, File *file) {
     put_head(bench->member, member, file->table_length);
     end = put_end(end, member, file->table_length);
     file->length = (size_t)(end - bench->member);
+    write_lines(file);
     file->blob = malloc(file->length);
     if (file->blob)
         memcpy(file->blob, bench->member, file->length);
@@ -248,9 +266,9 @@ static bool parse_job(PyObject *job, const uint8_t *tag, File *file) {
     const char *source, *path, *name, *user, *group;
     Py_ssize_t lengths[5];
     if (!require_tuple(job) ||
-        !PyArg_ParseTuple(job, "iy#y#y#IIIy#y#H;a job", &file->folder, &source, &lengths[0], &path, &lengths[1], &name,
-                          &lengths[2], &member->ino, &member->uid, &member->gid, &user, &lengths[3], &group,
-                          &lengths[4], &member->flags))
+        !PyArg_ParseTuple(job, "iy#y#y#IIIy#y#HKK;a job", &file->folder, &source, &lengths[0], &path, &lengths[1],
+                          &name, &lengths[2], &member->ino, &member->uid, &member->gid, &user, &lengths[3], &group,
+                          &lengths[4], &member->flags, &file->ino, &file->names))
         return false;
     member->tag = tag;
     file->source = (Span){(const uint8_t *)source, (size_t)lengths[0]};
@@ -261,22 +279,16 @@ static bool parse_job(PyObject *job, const uint8_t *tag, File *file) {
     return true;
 }
 
-static long long nanoseconds(const struct timespec *time) { return time->tv_sec * 1000000000LL + time->tv_nsec; }
-
 static PyObject *outcome_of(const File *file) {
-    const Member *member = &file->member;
-    const struct stat *attributes = &file->attributes;
+    const Lines *lines = &file->lines;
+    const char *packing = lines->text + lines->attributes, *sums = packing + lines->packing;
     if (!file->blob)
         Py_RETURN_NONE;
-    return Py_BuildValue(
-        "(y#(IkkkIIILLL){sLsL}IIkkIky#kk)", (const char *)file->blob, (Py_ssize_t)file->length, attributes->st_mode,
-        (unsigned long)attributes->st_ino, (unsigned long)attributes->st_dev, (unsigned long)attributes->st_nlink,
-        attributes->st_uid, attributes->st_gid, (unsigned)attributes->st_size, (long long)attributes->st_atim.tv_sec,
-        (long long)attributes->st_mtim.tv_sec, (long long)attributes->st_ctim.tv_sec, "st_mtime_ns",
-        nanoseconds(&attributes->st_mtim), "st_ctime_ns", nanoseconds(&attributes->st_ctim), member->crc32,
-        (unsigned)(member->method == DEFLATED), (unsigned long)member->packed, (unsigned long)head_length(member),
-        file->packed_crc32, (unsigned long)file->chunk_size, (const char *)file->sha256, (Py_ssize_t)32,
-        (unsigned long)file->table, (unsigned long)file->table_length);
+    return Py_BuildValue("(y#kkkky#y#y#y#)", (const char *)file->blob, (Py_ssize_t)file->length,
+                         (unsigned long)file->member.size, (unsigned long)head_length(&file->member),
+                         (unsigned long)file->table, (unsigned long)file->table_length, lines->text,
+                         (Py_ssize_t)lines->attributes, packing, (Py_ssize_t)lines->packing, sums,
+                         (Py_ssize_t)lines->sums, sums + lines->sums, (Py_ssize_t)lines->origin);
 }
 
 /* Takes files and results apart again; Python's lock is held. */
@@ -298,10 +310,9 @@ static bool are_possible(const Settings *settings) {
 
 PyDoc_STRVAR(pack_doc,
              "pack(jobs, tag, level, chunk_size) -> list\n\n"
-             "jobs: tuples (folder descriptor, name in it, path, member's name, ino, uid, gid, user, group, zip\n"
-             "flags). For each, None where Python must store it, or (member, two arguments of os.stat_result, CRC-32,\n"
-             "whether it is deflated, packed size, where the data begins, CRC-32 of it packed, chunk size, SHA-256,\n"
-             "where the chunk table begins, its length).");
+             "jobs: tuples (folder descriptor, name in it, path, member's name, the directory's ino, uid, gid, user,\n"
+             "group, zip flags, ino, number of names). For each, None where Python must store it, or what Finished is\n"
+             "made of.");
 
 static PyObject *pack(PyObject *self, PyObject *args) {
     PyObject *jobs;

@@ -175,7 +175,7 @@ def test_a_structure_file(tmp_path: Path, count: int) -> None:
     writer = structure.Writer()
     many = [new_record(b"%06d-\xff\n" % number, FILE, 0o644, number, number) for number in range(count)]
     for record in many:
-        writer.add(record)
+        writer.add(record.raw_name, records.to_line(record))
     data, index_size = writer.finish(header(count))
     (tmp_path / "structure.jsonl.gz").write_bytes(data)
     text = subprocess.run(["zcat", tmp_path / "structure.jsonl.gz"], capture_output=True, check=True).stdout

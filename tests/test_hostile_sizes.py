@@ -18,7 +18,7 @@ from xtarfs.checking.verify import verify
 from xtarfs.errors import XtarError
 from xtarfs.format import codec, locator, structure, tar
 from xtarfs.format.locator import Locator, Place
-from xtarfs.format.records import DEFLATE, DIRECTORY, FIFO, FILE, Header, Record, Structure, new_record
+from xtarfs.format.records import DEFLATE, DIRECTORY, FIFO, FILE, Header, Record, Structure, new_record, to_line
 from xtarfs.format.tar import Mark
 from xtarfs.reading.reader import Archive
 from xtarfs.source import Source
@@ -126,7 +126,7 @@ def crafted(records: list[Record], change: Callable[[Locator], Locator] = lambda
     """An archive whose root has these children; before its structure lie zeros. change: of the locator."""
     writer = structure.Writer()
     for record in records:
-        writer.add(record)
+        writer.add(record.raw_name, to_line(record))
     root = new_record(b".", DIRECTORY, 0o755, 0, 1)
     text, index = writer.finish(
         Header(xtar=structure.FORMAT, tag=TAG.hex(), path="", children=len(records), directory=root)
@@ -186,7 +186,8 @@ def folders_that_share_a_place() -> tuple[bytes, list[Record]]:
     """An archive: its folder `a` has a structure file's header alone, `z` all of it; and the folders between them."""
     writer = structure.Writer()
     for number in range(1000):
-        writer.add(new_record(b"%04d" % number, FIFO, 0o644, 0, number + 3))
+        record = new_record(b"%04d" % number, FIFO, 0o644, 0, number + 3)
+        writer.add(record.raw_name, to_line(record))
     directory = new_record(b".", DIRECTORY, 0o755, 0, 2)
     text, index = writer.finish(
         Header(xtar=structure.FORMAT, tag=TAG.hex(), path="", children=1000, directory=directory)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import tempfile
 import zlib
 from itertools import accumulate, count
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builder import _packer
@@ -97,6 +99,37 @@ def test_times_and_owners(tmp_path: Path) -> None:
             os.chown(path, rng.choice((0, 1, 12345, 2**21, 2**31)), rng.choice((0, 4, 2**21 - 1)))
     compiled, interpreted = both(source, tmp_path, Settings())
     assert compiled == interpreted
+
+
+_NAMES = st.binary(min_size=1, max_size=100) | st.text(min_size=1, max_size=30).map(
+    lambda text: text.encode("utf-8", "replace")
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    folder=_NAMES,
+    files=st.dictionaries(_NAMES, st.tuples(st.integers(0, 10**19), st.integers(0, 3)), min_size=1, max_size=8),
+)
+def test_names_and_further_names(tmp_path: Path, folder: bytes, files: dict[bytes, tuple[int, int]]) -> None:
+    """What JSON escapes, and what is no UTF-8, in names and in the paths above them."""
+    source = Path(tempfile.mkdtemp(dir=tmp_path))
+    below = os.fsencode(source) + b"/" + _possible(folder)
+    os.mkdir(below)
+    for name, (time, further) in files.items():
+        path = below + b"/" + _possible(name)
+        with open(path, "wb") as file:
+            file.write(name * 3)
+        for number in range(further):
+            with contextlib.suppress(FileExistsError):
+                os.link(path, below + b"/+%d-" % number + _possible(name)[:90])
+        os.utime(path, ns=(0, time))
+    compiled, interpreted = both(source, tmp_path, Settings())
+    assert compiled == interpreted
+
+
+def _possible(name: bytes) -> bytes:
+    return name.translate(None, b"/\0").strip(b".") or b"empty"
 
 
 def test_plain_files_need_no_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ from functools import partial
 from xtarfs.pool import Pool, Task
 
 from ..writing.compress import SEGMENT, Settings
-from ..writing.files import Job, Stored
-from ..writing.packer import store_batch
+from ..writing.files import Job
+from ..writing.packer import Outcome, store_batch
 from .plan import Work
 
 _BATCH_FILES = 32
@@ -27,10 +27,10 @@ class _Batch:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.weight = 0
-        self.task: Task[list[Stored | OSError | None]] | None = None
-        self.outcomes: list[Stored | OSError | None] = []
+        self.task: Task[list[Outcome]] | None = None
+        self.outcomes: list[Outcome] = []
 
-    def run(self, settings: Settings) -> list[Stored | OSError | None]:
+    def run(self, settings: Settings) -> list[Outcome]:
         return store_batch(self.jobs, settings)
 
 

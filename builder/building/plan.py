@@ -14,7 +14,8 @@ from xtarfs.format.tar import Mark
 
 from ..scanning.links import LinkTable
 from ..scanning.scan import Enter, Item, Leave, Step
-from ..writing.files import Job, Stored
+from ..writing.files import Job
+from ..writing.packer import Outcome
 
 if TYPE_CHECKING:
     from ..scanning.incremental import PreviousCopy
@@ -25,7 +26,7 @@ class Work(Struct):
 
     step: Step
     job: Job | None = None
-    stored: Stored | OSError | None = None
+    stored: Outcome = None
 
 
 class Planner:

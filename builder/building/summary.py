@@ -16,6 +16,7 @@ from ..activity.groups import HOUR, main_folders
 from ..activity.when import show_length, show_moment
 from ..scanning.scratch import Scratch
 from ..writing.files import Job, Stored
+from ..writing.finished import Finished
 
 NEW, CHANGED, MOVED, ATTRIBUTES, GONE = "new", "content changed", "renamed", "attributes only", "deleted"
 UNCHANGED = "unchanged"
@@ -83,13 +84,13 @@ class Summary:
         self._tallies[GONE].add(files, size)
         self._scratch.execute("INSERT OR IGNORE INTO gone VALUES (?)", (path,))
 
-    def note(self, job: Job, stored: Stored | None) -> None:
+    def note(self, job: Job, stored: Stored | Finished | None) -> None:
         """A file was stored or refers to what it was before; None if, in a dry run, it would be stored."""
-        attributes = stored.origin if stored else job.item.stat
-        size = stored.record.size if stored else attributes.st_size
+        attributes = stored.origin if isinstance(stored, Stored) else job.item.stat
+        size = stored.size if stored else attributes.st_size
         reason = _reason(job, stored)
         self._tallies[reason].add(1, size)
-        if stored and stored.former and stored.former.moved:
+        if isinstance(stored, Stored) and stored.former and stored.former.moved:
             self._scratch.execute("INSERT INTO moved VALUES (?, ?)", (stored.former.path, size))
         if reason != UNCHANGED:
             when = attributes.st_mtime_ns if reason in (NEW, CHANGED) else attributes.st_ctime_ns
@@ -105,11 +106,11 @@ class Summary:
         return Changes(self._tallies, list(islice(groups, _GROUPS)), sum(1 for _ in groups))
 
 
-def _reason(job: Job, stored: Stored | None) -> str:
+def _reason(job: Job, stored: Stored | Finished | None) -> str:
     if job.is_unchanged:
         return UNCHANGED
-    former = stored.former if stored else None
-    if stored is None or former is None:
+    former = stored.former if isinstance(stored, Stored) else None
+    if not isinstance(stored, Stored) or former is None:
         return CHANGED if job.match and job.match.known else NEW
     if former.moved and job.nlink == 1:  # of several names one may be new and the old one there as well
         return MOVED

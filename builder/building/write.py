@@ -20,9 +20,11 @@ from ..scanning.links import LinkTable
 from ..scanning.scan import Enter, Leave, Step
 from ..writing.compress import Settings
 from ..writing.files import Job, LargeFile, Stored, describe, describe_link, describe_native, refer, store_small
+from ..writing.finished import Finished
 from ..writing.layout import Layout
 from ..writing.origin import OriginLog
 from ..writing.output import Output
+from ..writing.packer import Outcome
 from .lookahead import Lookahead
 from .plan import Planner
 from .summary import Changes, Summary
@@ -112,7 +114,7 @@ class ArchiveWriter:
         self._layout.enter(record, folder.names)
         self._origin.add(record.ino, folder.stat)
 
-    def _store(self, job: Job, stored: Stored | OSError | None) -> None:
+    def _store(self, job: Job, stored: Outcome) -> None:
         try:
             if job.link and job.ino not in self._failed:
                 self._layout.add(describe_link(job))
@@ -136,10 +138,20 @@ class ArchiveWriter:
         self._layout.add_native(describe_native(job))
         self._origin.add(job.ino, job.item.stat)
 
-    def _store_file(self, job: Job, stored: Stored | None) -> None:
+    def _store_file(self, job: Job, stored: Stored | Finished | None) -> None:
         at = self._out.position
         stored = stored or self._store_late(job)
         self._out.write(stored.blob)
+        if isinstance(stored, Finished):
+            self._layout.add_finished(job.item.name, stored, at)
+            self._origin.add_line(stored.origin)
+            self._progress(stored.size)
+        else:
+            self._add_stored(job, stored, at)
+        if self._summary:
+            self._summary.note(job, stored)
+
+    def _add_stored(self, job: Job, stored: Stored, at: int) -> None:
         record = stored.record
         if record.changed:
             self._result.problem(job.item.path, "changed while it was read; stored as read")
@@ -148,8 +160,6 @@ class ArchiveWriter:
             self._holders |= holders_of(record)
         else:
             self._layout.add_file(record, at, stored.table)
-        if self._summary:
-            self._summary.note(job, stored)
         self._origin.add(job.ino, stored.origin)
         self._progress(record.size)
 

@@ -73,6 +73,11 @@ class Stored(Struct):
     origin: os.stat_result
     former: Former | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of content."""
+        return self.record.size
+
 
 def describe(name: bytes, attributes: os.stat_result, ino: int, xattrs: dict[bytes, bytes]) -> Record:
     """The record that a stat result gives, type-specific fields left at their defaults."""

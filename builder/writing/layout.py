@@ -18,6 +18,7 @@ from xtarfs.format.records import Record, Structure, to_line, to_text
 from xtarfs.format.structure import FORMAT
 from xtarfs.format.tar import Mark
 
+from .finished import Finished
 from .output import Sink
 from .section import Section
 
@@ -126,6 +127,13 @@ class Layout:
             record.table_copy = self._tables.tell()
             self._tables.write(table)
         self.add(record)
+
+    def add_finished(self, name: bytes, file: Finished, at: int) -> None:
+        """A regular file whose member was written at `at` of the output, as the compiled core gives it."""
+        directory = self._stack[-1]
+        copy = self._tables.tell() if file.table_length else 0
+        self._tables.write(file.chunk_table)
+        directory.add_file(name, file.line(at - directory.start, copy), file.size)
 
     def leave(self) -> None:
         """Ends the directory being written. Behind the root's structure file follow catalogue and chunk tables."""

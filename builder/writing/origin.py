@@ -29,12 +29,10 @@ class OriginLog:
         self._spool.write(pack_block(msgspec.json.encode(facts) + b"\n"))
 
     def add(self, ino: int, attributes: os.stat_result) -> None:
-        line = b'[%d,"%s",%d,%d]\n' % (
-            ino,
-            format_time(attributes.st_ctime_ns).encode(),
-            attributes.st_ino,
-            attributes.st_dev,
-        )
+        changed = format_time(attributes.st_ctime_ns).encode()
+        self.add_line(b'[%d,"%s",%d,%d]\n' % (ino, changed, attributes.st_ino, attributes.st_dev))
+
+    def add_line(self, line: bytes) -> None:
         self._lines.append(line)
         self._size += len(line)
         if self._size >= BLOCK_TARGET:

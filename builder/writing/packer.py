@@ -5,14 +5,13 @@ The core leaves what is out of the ordinary to `store_small`; both give the same
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
-from xtarfs.format.records import DEFLATE
 from xtarfs.format.zip import flags as name_flags
 
 from .compress import Settings
-from .files import Job, Stored, describe, group_name, refer, store_small, user_name
+from .files import Job, Stored, group_name, refer, store_small, user_name
+from .finished import Finished
 
 try:
     from .. import _packer as _core
@@ -22,17 +21,18 @@ except ImportError:  # no compiler when it was installed, or engines that do not
 
 if TYPE_CHECKING:
     from .._packer import Job as _Asked
-    from .._packer import Outcome as _Outcome
+
+Outcome = Stored | Finished | OSError | None
 
 
-def store_batch(jobs: list[Job], settings: Settings) -> list[Stored | OSError | None]:
+def store_batch(jobs: list[Job], settings: Settings) -> list[Outcome]:
     """What became of each file, as `store_small` or `refer` say: None for one that is too large by now."""
     new = [job for job in jobs if not job.match or not job.match.formers] if _core else []
     if not new:
         return [_try_store(job, settings) for job in jobs]
     told = _core.pack([_ask(job) for job in new], new[0].mark.tag, settings.engine_level, settings.chunk_size)
     outcomes = {id(job): outcome for job, outcome in zip(new, told, strict=True)}
-    return [_stored(job, outcome) if (outcome := outcomes.get(id(job))) else _try_store(job, settings) for job in jobs]
+    return [Finished(*done) if (done := outcomes.get(id(job))) else _try_store(job, settings) for job in jobs]
 
 
 def _try_store(job: Job, settings: Settings) -> Stored | OSError | None:
@@ -55,18 +55,6 @@ def _ask(job: Job) -> _Asked:
         user_name(stat.st_uid).encode(),
         group_name(stat.st_gid).encode(),
         name_flags(item.path),
+        job.ino,
+        job.nlink,
     )
-
-
-def _stored(job: Job, outcome: _Outcome) -> Stored:
-    blob, attributes, times, crc, deflated, packed, data, packed_crc, chunk, sha256, table, length = outcome
-    origin = os.stat_result(attributes, times)
-    record = describe(job.item.name, origin, job.ino, {})
-    record.nlink = job.nlink
-    record.size, record.packed, record.data, record.chunk = origin.st_size, packed, data, chunk
-    record.crc32, record.sha256 = f"{crc:08x}", sha256.hex()
-    if deflated:
-        record.method, record.packed_crc32 = DEFLATE, f"{packed_crc:08x}"
-    if length:
-        record.index = table
-    return Stored(record, blob, blob[table : table + length] if length else b"", origin)

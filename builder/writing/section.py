@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct, field
 
 from xtarfs.format import codec
-from xtarfs.format.records import FILE, Header, Record, to_text
+from xtarfs.format.records import FILE, Header, Record, to_line, to_text
 from xtarfs.format.structure import FORMAT, Writer
 
 
@@ -20,15 +20,22 @@ class Section(Struct):
 
     def add(self, record: Record) -> None:
         """One more child, in ascending order of the bytes of their names."""
-        self.lines.add(record)
+        if record.type == FILE:
+            self.add_file(record.raw_name, to_line(record), record.size)
+            return
+        self.lines.add(record.raw_name, to_line(record))
         self.children += 1
         if record.is_dir:
             self.subdirectories += 1
             self.record.files += record.files
             self.record.total += record.total
-        elif record.type == FILE:
-            self.record.files += 1
-            self.record.total += record.size
+
+    def add_file(self, name: bytes, line: bytes, size: int) -> None:
+        """One more child, a file of that size. line: its record as the structure file has it."""
+        self.lines.add(name, line)
+        self.children += 1
+        self.record.files += 1
+        self.record.total += size
 
     def finish(self, tag: bytes) -> tuple[bytes, int]:
         """The structure file, whose digest the record gets; and the length of the index that ends it, 0 without."""

@@ -18,7 +18,7 @@ FORMAT = "1-draft"
 BLOCK_TARGET = 64 << 10  # bytes of text a block holds before it is closed
 MAX_LINE = 16 << 20  # a record longer than this is refused by the reader
 _MAX_BLOCK = BLOCK_TARGET + 2 * MAX_LINE
-PACK_LEVEL = 9
+PACK_LEVEL = 5
 _LONGEST_ROW = 2200  # bytes of an index's line that one block takes: a name of 255 bytes has up to 2,000 as JSON
 _ROW_GROWTH = 16  # digits by which the place of a block may grow once the header's length is known
 
@@ -88,10 +88,10 @@ class Writer:
             index = packed_at_most(self._index_size + (1 + text // BLOCK_TARGET) * _LONGEST_ROW)
         return self._size + packed_at_most(text) + index
 
-    def add(self, record: Record) -> None:
+    def add(self, name: bytes, line: bytes) -> None:
+        """One more record, as `to_line` gives it, in ascending order of the bytes of their names."""
         if not self._lines:
-            self._first = record.raw_name
-        line = to_line(record)
+            self._first = name
         self._lines.append(line)
         self._text_size += len(line)
         if self._text_size >= BLOCK_TARGET:
