@@ -209,8 +209,9 @@ static bool pack_data(Bench *bench, File *file, uint8_t *out, size_t room, uint3
 /* Whether the record holds what Python would not write in the same way. */
 static bool is_odd(const File *file) {
     const Member *member = &file->member;
-    return !is_verbatim(file->source, member->flags) || !is_verbatim(member->user, false) ||
-           !is_verbatim(member->group, false) || file->attributes.st_ctim.tv_sec < 0;
+    return file->source.length > LONGEST_NAME || !is_verbatim(file->source, member->flags) ||
+           !is_verbatim(member->user, false) || !is_verbatim(member->group, false) ||
+           file->attributes.st_ctim.tv_sec < 0;
 }
 
 static void write_lines(File *file) {
