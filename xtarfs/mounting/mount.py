@@ -5,11 +5,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import logging
-import logging.handlers
 import os
 import re
 import stat
-import subprocess
 import sys
 import threading
 import time
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
 
 FILESYSTEM_TYPE = "fuse.xtarfs"
 BUSY_RETRY = 30.0  # seconds
+_SYSTEM_LOG = "/dev/log"
 _DEAD = (errno.ENOTCONN, errno.ECONNABORTED, errno.ECONNREFUSED)  # what a mount without its process answers
 
 
@@ -266,10 +265,27 @@ def _log_handler(log_file: str | None, foreground: bool) -> logging.Handler:
         # A descriptor of its own: requests may fail while standard error is still captured.
         handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace"))
         handler.setFormatter(logging.Formatter("xtar: %(message)s"))
-    elif os.path.exists("/dev/log"):
-        handler = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
+    elif os.path.exists(_SYSTEM_LOG):
+        handler = _SystemLog()
         handler.setFormatter(logging.Formatter("xtarfs[%(process)d]: %(message)s"))
     return handler
+
+
+class _SystemLog(logging.Handler):
+    """The system's log, opened with the first line for it: most mounts have none, and it takes 10 ms to load."""
+
+    _opened: logging.Handler | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from logging.handlers import SysLogHandler
+
+        try:
+            self._opened = self._opened or SysLogHandler(_SYSTEM_LOG, SysLogHandler.LOG_DAEMON)
+        except OSError:
+            self.handleError(record)
+            return
+        self._opened.setFormatter(self.formatter)
+        self._opened.emit(record)
 
 
 # --- the end ---
@@ -300,9 +316,11 @@ def _plain_unmount(mountpoint: str) -> str | None:
     if libc.umount2(os.fsencode(mountpoint), nofollow) == 0:
         return None
     code = ctypes.get_errno()
-    program = fusermount()
-    if code != errno.EPERM or not program:
+    program = fusermount() if code == errno.EPERM else None
+    if not program:
         return os.strerror(code)
+    import subprocess
+
     # A user's mount; fusermount is setuid root and knows whose it is.
     done = subprocess.run([program, "-u", mountpoint], check=False, capture_output=True)
     if done.returncode == 0:
