@@ -12,10 +12,13 @@ The places are left out, which `finished.Finished` puts in. docs/format.md secti
 
 enum { LARGEST_LINES = 1024 }; /* with the longest name, owners and numbers of a plain member */
 
-/* attributes, packing, sums: the record's three pieces; origin: the line that follows them in `text`. */
+/* The record in three pieces, between which places belong, and the line of the origin. */
+enum { PIECE_ATTRIBUTES, PIECE_PACKING, PIECE_SUMS, PIECE_ORIGIN, PIECES };
+
+/* ends: of the pieces in `text`. */
 typedef struct {
     char text[LARGEST_LINES];
-    size_t used, attributes, packing, sums, origin;
+    size_t used, ends[PIECES];
 } Lines;
 
 /* Whether JSON shows it as it stands. utf8: it may go beyond ASCII. */
@@ -51,9 +54,6 @@ static void add_time(Lines *lines, int64_t seconds, uint32_t nanoseconds) {
         lines->used--;
 }
 
-/* How much was added since `start`. */
-static size_t piece(const Lines *lines, size_t start) { return lines->used - start; }
-
 static void add_attributes(Lines *lines, const Member *member, Span name, uint64_t ino, uint64_t names) {
     ADD(lines, "{\"name\":\"%.*s\",\"type\":\"file\",\"mode\":\"%04o\",\"uid\":%u,\"gid\":%u", (int)name.length,
         (const char *)name.bytes, member->mode & 07777, member->uid, member->gid);
@@ -64,33 +64,30 @@ static void add_attributes(Lines *lines, const Member *member, Span name, uint64
     ADD(lines, "\",\"ino\":%llu", (unsigned long long)ino);
     add_number(lines, "nlink", names, 1);
     add_number(lines, "size", member->size, 0);
-    lines->attributes = lines->used;
+    lines->ends[PIECE_ATTRIBUTES] = lines->used;
 }
 
 static void add_packing(Lines *lines, const Member *member, uint32_t chunk_size) {
-    size_t start = lines->used;
     add_number(lines, "packed", member->packed, 0);
     if (member->method == DEFLATED)
         ADD(lines, ",\"method\":\"deflate\"");
     add_number(lines, "chunk", chunk_size, 0);
-    lines->packing = piece(lines, start);
+    lines->ends[PIECE_PACKING] = lines->used;
 }
 
 static void add_sums(Lines *lines, const Member *member, const uint8_t sha256[32], uint32_t packed_crc32) {
-    size_t start = lines->used;
     ADD(lines, ",\"crc32\":\"%08x\",\"sha256\":\"", member->crc32);
     for (size_t i = 0; i < 64; i++)
-        lines->text[lines->used++] = "0123456789abcdef"[i & 1 ? sha256[i / 2] & 15 : sha256[i / 2] >> 4];
+        lines->text[lines->used++] = hex_digit(sha256, i);
     ADD(lines, member->method == DEFLATED ? "\",\"packed_crc32\":\"%08x\"}\n" : "\"}\n", packed_crc32);
-    lines->sums = piece(lines, start);
+    lines->ends[PIECE_SUMS] = lines->used;
 }
 
 static void add_origin(Lines *lines, uint64_t ino, const struct stat *attributes) {
-    size_t start = lines->used;
     ADD(lines, "[%llu,\"", (unsigned long long)ino);
     add_time(lines, attributes->st_ctim.tv_sec, (uint32_t)attributes->st_ctim.tv_nsec);
     ADD(lines, "\",%llu,%llu]\n", (unsigned long long)attributes->st_ino, (unsigned long long)attributes->st_dev);
-    lines->origin = piece(lines, start);
+    lines->ends[PIECE_ORIGIN] = lines->used;
 }
 
 #endif

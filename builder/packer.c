@@ -281,15 +281,15 @@ static bool parse_job(PyObject *job, const uint8_t *tag, File *file) {
 }
 
 static PyObject *outcome_of(const File *file) {
-    const Lines *lines = &file->lines;
-    const char *packing = lines->text + lines->attributes, *sums = packing + lines->packing;
+    const char *text = file->lines.text;
+    const size_t *ends = file->lines.ends;
     if (!file->blob)
         Py_RETURN_NONE;
     return Py_BuildValue("(y#kkkky#y#y#y#)", (const char *)file->blob, (Py_ssize_t)file->length,
                          (unsigned long)file->member.size, (unsigned long)head_length(&file->member),
-                         (unsigned long)file->table, (unsigned long)file->table_length, lines->text,
-                         (Py_ssize_t)lines->attributes, packing, (Py_ssize_t)lines->packing, sums,
-                         (Py_ssize_t)lines->sums, sums + lines->sums, (Py_ssize_t)lines->origin);
+                         (unsigned long)file->table, (unsigned long)file->table_length, text, (Py_ssize_t)ends[0],
+                         text + ends[0], (Py_ssize_t)(ends[1] - ends[0]), text + ends[1],
+                         (Py_ssize_t)(ends[2] - ends[1]), text + ends[2], (Py_ssize_t)(ends[3] - ends[2]));
 }
 
 /* Takes files and results apart again; Python's lock is held. */

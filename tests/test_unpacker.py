@@ -206,7 +206,7 @@ def test_what_is_called_plain_python_reads_with_the_same_values(flat: Flat, data
             records = parse_records(piece)
             assert (files, content) == (len(records), sum(record.size for record in records))
             assert at == records[0].at
-            assert records[-1].at + records[-1].packed < end
+            assert records[-1].data + records[-1].packed < end
     told = bytes(lines).split(b"\n")[:-1]
     unproven = {place for _, place in _unpacker.check([(bytes(lines), len(told), *flat.run[2:])], flat.raw, 0)}
     for place, line in enumerate(told):

@@ -67,6 +67,11 @@ static uint8_t *put_span(uint8_t *at, Span span) {
     return at + span.length;
 }
 
+/* The i-th digit of a checksum in hex. */
+static char hex_digit(const uint8_t *sum, size_t i) {
+    return "0123456789abcdef"[i & 1 ? sum[i / 2] & 15 : sum[i / 2] >> 4];
+}
+
 static void put_octal(uint8_t *at, int digits, uint64_t value) {
     while (digits--) {
         at[digits] = (uint8_t)('0' + (value & 7));

@@ -73,6 +73,23 @@ static bool line_sums(const fields *line, File *file) {
     return true;
 }
 
+static size_t chunk_count(const File *file) { return (size_t)((file->member.size + file->chunk - 1) / file->chunk); }
+
+static size_t table_length(const File *file) {
+    if (!file->chunk)
+        return 0;
+    size_t count = chunk_count(file);
+    return TABLE_HEAD + 4 * count + (file->member.method == DEFLATED && count ? 8 * (count - 1) : 0);
+}
+
+/* Whether data and chunk table lie where they must in a plain member. */
+static bool is_laid_out(const File *file) {
+    const Member *member = &file->member;
+    size_t head = head_length(member);
+    return file->data == head &&
+           (!file->chunk || file->index == head + member->packed + table_head_length(member));
+}
+
 /* A record as a file whose member lies in this archive; `at` counts from the containing tar. path: of its directory,
 to which it is bound from now on, as it is to the line. */
 static bool line_file(const fields *line, Path *path, File *file) {
@@ -93,7 +110,7 @@ static bool line_file(const fields *line, Path *path, File *file) {
     member->packed = line->packed;
     member->method = deflated ? DEFLATED : STORED;
     member->flags = line_flags(member->path);
-    return is_plain(member) && member->size <= LARGEST_CONTENT;
+    return is_plain(member) && member->size <= LARGEST_CONTENT && is_laid_out(file);
 }
 
 #endif

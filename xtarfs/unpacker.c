@@ -59,15 +59,6 @@ static void put_back(Bench *bench) {
 
 /* -- members: no Python from here on ------------------------------------------------------------------------------- */
 
-static size_t chunk_count(const File *file) { return (size_t)((file->member.size + file->chunk - 1) / file->chunk); }
-
-static size_t table_length(const File *file) {
-    if (!file->chunk)
-        return 0;
-    size_t count = chunk_count(file);
-    return TABLE_HEAD + 4 * count + (file->member.method == DEFLATED && count ? 8 * (count - 1) : 0);
-}
-
 /* The content of the packed data; NULL if it does not unpack to its size. */
 static const uint8_t *unpack(Bench *bench, const Member *member, const uint8_t *packed) {
     if (member->method == STORED)
@@ -111,7 +102,7 @@ static bool content_matches(Bench *bench, const File *file, const uint8_t *conte
         !sha256(bench->digest, content, (size_t)member->size, sum))
         return false;
     for (size_t i = 0; i < SHA256_DIGITS; i++)
-        if (file->sha256[i] != "0123456789abcdef"[i & 1 ? sum[i / 2] & 15 : sum[i / 2] >> 4])
+        if (file->sha256[i] != hex_digit(sum, i))
             return false;
     return true;
 }
@@ -153,11 +144,8 @@ static size_t member_length(const File *file) {
 /* Whether the member that begins at `raw`, all of it being there, is sound. */
 static bool is_sound(Bench *bench, const File *file, const uint8_t *raw) {
     const Member *member = &file->member;
-    size_t head = head_length(member), table_size = table_length(file);
-    size_t table_at = table_size ? head + (size_t)member->packed + table_head_length(member) : 0;
-    if (file->data != head || (table_size && file->index != table_at))
-        return false;
-    const uint8_t *packed = raw + head, *table = raw + table_at;
+    size_t table_size = table_length(file);
+    const uint8_t *packed = raw + file->data, *table = raw + file->index;
     return sound_content(bench, file, packed, table) &&
            (!file->has_packed_crc32 || engines.crc32(0, packed, (size_t)member->packed) == file->packed_crc32) &&
            around_matches(file, raw, table, table_size);

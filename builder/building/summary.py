@@ -109,9 +109,9 @@ class Summary:
 def _reason(job: Job, stored: Stored | Finished | None) -> str:
     if job.is_unchanged:
         return UNCHANGED
-    former = stored.former if isinstance(stored, Stored) else None
-    if not isinstance(stored, Stored) or former is None:
+    if not isinstance(stored, Stored) or stored.former is None:
         return CHANGED if job.match and job.match.known else NEW
+    former = stored.former
     if former.moved and job.nlink == 1:  # of several names one may be new and the old one there as well
         return MOVED
     same = all(getattr(stored.record, key) == getattr(former.attributes, key) for key in _COMPARED)

@@ -145,9 +145,9 @@ class ArchiveWriter:
         if isinstance(stored, Finished):
             self._layout.add_finished(job.item.name, stored, at)
             self._origin.add_line(stored.origin)
-            self._progress(stored.size)
         else:
             self._add_stored(job, stored, at)
+        self._progress(stored.size)
         if self._summary:
             self._summary.note(job, stored)
 
@@ -161,7 +161,6 @@ class ArchiveWriter:
         else:
             self._layout.add_file(record, at, stored.table)
         self._origin.add(job.ino, stored.origin)
-        self._progress(record.size)
 
     def _leave(self) -> None:
         self._layout.leave()

@@ -124,16 +124,20 @@ class Layout:
         record.data += record.at
         if table:
             record.index += record.at
-            record.table_copy = self._tables.tell()
-            self._tables.write(table)
+            record.table_copy = self._keep_table(table)
         self.add(record)
 
     def add_finished(self, name: bytes, file: Finished, at: int) -> None:
         """A regular file whose member was written at `at` of the output, as the compiled core gives it."""
         directory = self._stack[-1]
-        copy = self._tables.tell() if file.table_length else 0
-        self._tables.write(file.chunk_table)
-        directory.add_file(name, file.line(at - directory.start, copy), file.size)
+        copy = self._keep_table(file.chunk_table) if file.table_length else 0
+        directory.add_line(name, file.line(at - directory.start, copy), 1, file.size)
+
+    def _keep_table(self, table: bytes) -> int:
+        """Where the copy of a chunk table lies."""
+        at = self._tables.tell()
+        self._tables.write(table)
+        return at
 
     def leave(self) -> None:
         """Ends the directory being written. Behind the root's structure file follow catalogue and chunk tables."""

@@ -20,22 +20,18 @@ class Section(Struct):
 
     def add(self, record: Record) -> None:
         """One more child, in ascending order of the bytes of their names."""
+        files, content = (record.files, record.total) if record.is_dir else (0, 0)
         if record.type == FILE:
-            self.add_file(record.raw_name, to_line(record), record.size)
-            return
-        self.lines.add(record.raw_name, to_line(record))
-        self.children += 1
-        if record.is_dir:
-            self.subdirectories += 1
-            self.record.files += record.files
-            self.record.total += record.total
+            files, content = 1, record.size
+        self.subdirectories += record.is_dir
+        self.add_line(record.raw_name, to_line(record), files, content)
 
-    def add_file(self, name: bytes, line: bytes, size: int) -> None:
-        """One more child, a file of that size. line: its record as the structure file has it."""
+    def add_line(self, name: bytes, line: bytes, files: int, content: int) -> None:
+        """One more child, whose record is `line`, with so many files and bytes of content."""
         self.lines.add(name, line)
         self.children += 1
-        self.record.files += 1
-        self.record.total += size
+        self.record.files += files
+        self.record.total += content
 
     def finish(self, tag: bytes) -> tuple[bytes, int]:
         """The structure file, whose digest the record gets; and the length of the index that ends it, 0 without."""
